@@ -40,8 +40,7 @@ class CropBatch:
     """Crops with their targets and augmentation parameters.
 
     voxels      ``Float[N, C, D, H, W]``
-    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings, NaN if
-                unknown
+    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings or NaN
     weights     ``Float``, shaped as the targets: their weights in the loss
     spacing_mm  ``Float64[N, 3]``
     parameters  parameters of the view recipe, stacked

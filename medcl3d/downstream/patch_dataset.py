@@ -59,8 +59,7 @@ class PatchDataset(Dataset[PatchBatch]):
     An item depends only on (seed, step, sample). Scans are drawn equally often. A fraction
     `foreground_fraction` of the patches is centred on a voxel of a class drawn uniformly among those of the
     scan (moved if needed to stay inside the scan); the others are at random positions. Outside a scan, its
-    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net (foreground
-    oversampling).
+    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net.
 
     plan     its anchors are scans of the store
     classes  label values, sorted, without background

@@ -33,8 +33,7 @@ class PretrainedEncoder(nn.Module):
     network       encoder, and the decoder if pretraining trained one
     in_channels   C
     spacing_mm    median voxel size of the pretraining scans along right, front and head (RAS+ axes)
-    patch_size    voxels of a crop in pretraining; other sizes work if they are divisible by the coarsest
-                  stride
+    patch_size    voxels of a crop in pretraining; other sizes must be divisible by the coarsest stride
     intensity     how intensities were prepared: `kind` (mri, ct, none) and the options of `medcl3d prepare`
     channels      of each feature map, finest first
     strides       of each feature map, voxels of the crop per voxel of the map

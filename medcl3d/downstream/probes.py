@@ -93,8 +93,7 @@ def finite(features: np.ndarray) -> np.ndarray:
 def directions(features: np.ndarray) -> np.ndarray:
     """Unit vectors of standardised features ``[N, F]``. DataError if some are not finite.
 
-    Vectors shorter than `MIN_NORM` are rounding errors of constant features. They stay near 0, equally
-    similar to all.
+    Vectors shorter than `MIN_NORM` are rounding errors of constant features: they stay near 0.
     """
     features = finite(features)
     unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), MIN_NORM)

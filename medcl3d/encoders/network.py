@@ -23,8 +23,7 @@ from medcl3d.encoders.decoder import Decoder
 class Network(nn.Module):
     """Features of ``[B, C, D, H, W]``; `decoded` is set if the network has a decoder.
 
-    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning
-             `Features`
+    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`
     decoder  module with `out_channels` and ``forward(x, maps)``, or None
     """
 

@@ -63,8 +63,7 @@ class PairAudit:
     chance           mean s over all pairs of different patients
     positives, negatives  effective number per anchor, (sum w)^2 / sum w^2; mean over anchors
     per_structure    structure or class -> purity of the positive weight of its anchors
-    patient_pairs    one row per pair of patients (anchor's, partner's): summed weights, purity, false
-                     negatives
+    patient_pairs    one row per pair of patients: summed weights, purity, false negatives
     distances        mm and IoU of the pairs
     notes            what was left out
     """

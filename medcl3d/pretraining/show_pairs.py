@@ -58,8 +58,7 @@ def show_pairs(
 ) -> PairFacts | None:
     """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
-    Returns the facts of the batch; None with `check`, which draws nothing. ConfigError, DataError,
-    MachineError.
+    Returns the facts of the batch; None with `check`, which draws nothing.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(

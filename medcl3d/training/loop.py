@@ -126,13 +126,11 @@ def fit(
     loss_of(model, batch)      calls the model once
     batches(step)              yields the batches from that step on
     before_step(step, steps)   runs before each step
-    after_step()               runs after each step of the optimiser; a step with a non-finite gradient is
-                               skipped
+    after_step()               runs after each step of the optimiser, unless its gradient is not finite
     watch(step)                returns further metrics for rank 0 to log
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
-    Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays
-    non-finite.
+    Stopped: SIGTERM or SIGUSR1 was received; all ranks saved one step. DataError: the loss stays non-finite.
     """
     model.to(device)
     apply_cost_options(

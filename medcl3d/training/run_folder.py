@@ -169,8 +169,7 @@ def run_folder(
 ) -> Iterator[RunFolder]:
     """Open a run folder, new or to resume with the same configuration.
 
-    provenance  fingerprints of the data that the run reads (`fingerprints`), and other facts known at the
-                start
+    provenance  fingerprints of the data that the run reads, and other facts known at the start
     model       class of the configuration; its defaults apply to fields that an older run does not have
 
     ConfigError if the folder holds a run with another configuration (names the fields) or other data (names

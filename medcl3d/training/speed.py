@@ -24,8 +24,7 @@ def apply_cost_options(
     channels_last   store 5-D weights and crops with channels last
     compiled        compile networks with torch.compile at their first call
 
-    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler for
-    torch.compile.
+    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler.
     """
     if compiled:
         check_compiler()

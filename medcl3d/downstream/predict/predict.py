@@ -45,12 +45,10 @@ def predict(
 
     run            a finished fine-tuning of the task segmentation
     target         a NIfTI file, or a folder of NIfTI files and DICOM series
-    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path relative to
-                   `target`
+    out            a file .nii.gz for one scan, else a folder with the relative paths of `target`
     probabilities  also write NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
     intensity      mri, ct or none: normalisation of these scans, if the run was trained on several kinds
-    force          replace existing files; without it, files of another origin are refused before any scan is
-                   segmented
+    force          replace existing files; without it, files of another origin are refused at the start
     check          dry run: read headers, report the files that would be written, and write nothing
 
     ConfigError: invalid run, target or output paths. DataError, after all other scans are done: some scans
@@ -106,8 +104,9 @@ def _segmented(
 def segment(
     predictor: Predictor, path: Path, device: torch.device | None = None, *, keep: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
-    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X,
-    Y, Z]``, and the scan.
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, probabilities, and the scan.
+
+    keep  also return probabilities ``Float32[K, X, Y, Z]``, else None
 
     DataError if the file is not a scan that fits the network.
     """

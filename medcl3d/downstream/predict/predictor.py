@@ -40,8 +40,7 @@ class Predictor:
     classes     label value -> name, sorted; index 0 of the model is background
     options     options of preparation, from the sidecar
     spacing_mm  median over the training scans
-    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same
-                labels
+    identity    SHA-256 of weights and sidecar, and the intensity normalisation
     """
 
     model: nn.Module

@@ -193,9 +193,7 @@ def augmented(batch: PatchBatch, recipe: ViewRecipe | None) -> tuple[Tensor, Ten
 
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
-    """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H,
-    W]``.
-    """
+    """Cross-entropy plus 1 - Dice of the foreground; labels: class indices ``[N, D, H, W]``."""
     with torch.autocast(logits.device.type, enabled=False):
         scores, target = logits.float(), labels.long()
         dice, cross_entropy = dice_loss(scores, target), F.cross_entropy(scores, target)
