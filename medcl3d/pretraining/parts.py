@@ -25,7 +25,13 @@ from medcl3d.objectives import (
     queue_size_of,
 )
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
-from medcl3d.pairs import PAIRS, PairStrategy, queue_size, relates_points, traits_of
+from medcl3d.pairs import (
+    PAIRS,
+    PairStrategy,
+    queue_size,
+    relates_points,
+    traits_of,
+)
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import batch_grouping_of
 from medcl3d.pairs.placebo import placebo
