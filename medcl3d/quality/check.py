@@ -24,7 +24,14 @@ from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
 from medcl3d.preprocessing.workers import each
 from medcl3d.quality.dicom_series import check_series, with_series
-from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
+from medcl3d.quality.examine import (
+    MAX_PICTURES,
+    CheckTask,
+    Finding,
+    StoredCheckTask,
+    check_stored_scan,
+    examine,
+)
 from medcl3d.quality.source_detection import CheckOptions, read_collection, split_options
 from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
@@ -135,7 +142,7 @@ def _without_label(table: pd.DataFrame) -> list[str]:
     return [f"{len(unlabelled)} of {len(table)} scans have no label map, as {unlabelled[0]}"]
 
 
-def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
+def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> CheckTask:
     fault, image, label = manifest.faults.get(row["scan"], ""), manifest.root, None
     try:
         image = manifest.locate(row["path"])
@@ -144,7 +151,7 @@ def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, pic
         fault = str(error)
     classes, policy = tuple(sorted(manifest.label_names)), (options.nonfinite, options.channels)
     kind = kind_of(row["modality"])
-    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, kind, picture)
+    return CheckTask(row["scan"], row["patient"], image, label, classes, *policy, fault, kind, picture)
 
 
 def _write_cache(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:

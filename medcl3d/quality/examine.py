@@ -27,7 +27,7 @@ STRIDE = 7  # between the voxels that percentiles are computed from
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckTask:
     """A scan to check: a row of a manifest with its files, or with a fault that is already known.
 
     kind     how its intensities would be normalised
@@ -76,7 +76,7 @@ class Finding:
     thumbnail: str = ""
 
 
-def examine(task: Look) -> Finding:
+def examine(task: CheckTask) -> Finding:
     """Read and validate a scan and its label. Faults are returned, not raised."""
     fault, skipped = task.fault, ""
     if not fault:
@@ -139,7 +139,7 @@ def _changed(description: Mapping[str, Any]) -> str:
     return ""
 
 
-def _finding(task: Look) -> Finding:
+def _finding(task: CheckTask) -> Finding:
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
     facts, warnings = _facts(image), [*image.warnings, *label_warnings(image.voxels)]
     warnings += kind_warnings(image.voxels, task.kind)
