@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,7 @@ from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.register import register
 from medcl3d.preprocessing.workers import each
 from medcl3d.store.quantise import AS_STORED, unpack
-from medcl3d.store.registered import REGISTERED, read_registered
-from medcl3d.store.stored_scan import open_stored, stored_names
+from medcl3d.store.stored_scan import REGISTERED, open_stored, read_description, read_registered
 
 NUM_NAMED = 5
 Description = Mapping[str, Any]
@@ -41,7 +39,7 @@ def register_bodies(
         table = table[table["atlas"] == ""]
     if not len(table):
         return
-    described = {scan: _description(out, scan) for scan in table["scan"]}
+    described = {scan: read_description(out, scan) for scan in table["scan"]}
     frequency = table["modality"].value_counts()
     order = table.assign(rank=-table["modality"].map(frequency)).sort_values(["rank", "modality", "scan"])
     of_train = order[order["patient"].isin(train)]
@@ -70,11 +68,6 @@ def register_bodies(
     gains = [entry["similarity"] - entry["before"] for entry in found.values() if entry["similarity"]]
     gain = f", mutual information raised by {np.median(gains):.2f} nats (median)" if gains else ""
     say(f"body coordinates: {len(found)} scans registered to {reference}{gain}; {len(failed)} failed")
-
-
-def _description(out: Path, scan: str) -> Description:
-    found: Description = json.loads((out / "store" / stored_names(scan)[2]).read_text())
-    return found
 
 
 def _reference(rows: pd.DataFrame, described: Mapping[str, Description]) -> str:

@@ -17,6 +17,8 @@ from medcl3d.io.nifti_header import Header, corner_distance, spacing_warnings
 
 _TOLERANCE = 1e-3  # of a label value: a scale factor or a conversion stays below it, interpolation does not
 _MIN_STEPS = 64  # of float32 between the smallest and the largest value of a scan
+MANY_CHANNELS = 8  # a longer first axis is taken for planes: the largest sets of sequences have fewer
+MANY_CLASSES = 256  # more values in a label map give a warning: the finest atlases in use have fewer
 
 Nonfinite = Literal["error", "zero", "skip"]
 Channels = Literal["error", "all", "fourth", "first", "split"]
@@ -24,13 +26,6 @@ Channels = Literal["error", "all", "fourth", "first", "split"]
 
 class SkippedScan(DataError):
     """A scan that the policy excludes; not a fault of the collection."""
-
-
-MANY_CHANNELS = 8
-"""A longer first axis is taken for planes: the largest sets of sequences in use have fewer channels."""
-
-MANY_CLASSES = 256
-"""More different values in a label map give a warning: the finest atlases in use have fewer."""
 
 
 @dataclass(frozen=True)
@@ -155,15 +150,6 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
             f"the label has {len(found)} different values: is it an image, or one number per object?"
         )
     return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
-
-
-def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
-    """Validate an image file; the error, or None."""
-    try:
-        read_image(path, nonfinite=nonfinite, channels=channels)
-    except DataError as error:
-        return error
-    return None
 
 
 @lru_cache(maxsize=1)

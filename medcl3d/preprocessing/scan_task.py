@@ -46,8 +46,7 @@ class ScanTask:
 
         ConfigError if this version lacks one.
         """
-        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        fields: dict[str, Any] = tuples
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
         try:
             return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
         except TypeError as error:
@@ -67,9 +66,7 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of preparing a scan: ok, refused or skipped, and why; `was_unchanged`: it was stored
-    before.
-    """
+    """The result of preparing a scan: ok, refused or skipped, and why. `was_unchanged`: stored before."""
 
     scan: str
     status: str

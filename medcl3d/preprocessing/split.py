@@ -18,11 +18,10 @@ from medcl3d.store.splits import (
 )
 
 
-def _draw_options(options: PrepareOptions) -> dict[str, Any]:
+def draw_options(options: PrepareOptions) -> dict[str, Any]:
     """The options that determine how a split is drawn from the patients."""
-    return {
-        name: getattr(options, name) for name in ("seed", "test_fraction", "validation_fraction", "folds")
-    }
+    names = ("seed", "test_fraction", "validation_fraction", "folds")
+    return {name: getattr(options, name) for name in names}
 
 
 def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[Split, list[str]]:
@@ -31,22 +30,17 @@ def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[S
     Patients keep their side in the split.json of `out` if the options that draw it are unchanged and the
     manifest has no column `split`.
     """
+    seed, fraction = options.seed, options.validation_fraction
     if options.folds is not None:
-        validation_fraction = options.validation_fraction
-        split = make_folds(
-            table, folds=options.folds, seed=options.seed, validation_fraction=validation_fraction
-        )
+        split = make_folds(table, folds=options.folds, seed=seed, validation_fraction=fraction)
     else:
-        fractions = {
-            "test_fraction": options.test_fraction,
-            "validation_fraction": options.validation_fraction,
-        }
-        split = make_split(table, seed=options.seed, **fractions)
+        test_fraction = options.test_fraction
+        split = make_split(table, test_fraction=test_fraction, seed=seed, validation_fraction=fraction)
     earlier = read_previous_split(out / "split.json")
     if earlier is None:
         return split, []
     before, drawn = earlier
-    if drawn == _draw_options(options) and not (table["split"] != "").any():
+    if drawn == draw_options(options) and not (table["split"] != "").any():
         split = with_previous_sides(split, before)
     moved = moved_patients(before, split)
     if not moved:

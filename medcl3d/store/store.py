@@ -20,8 +20,14 @@ from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
 from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
-from medcl3d.store.registered import read_registered
-from medcl3d.store.stored_scan import SCHEMA, open_stored, stored_names, stored_path, verify_stored
+from medcl3d.store.stored_scan import (
+    SCHEMA,
+    open_stored,
+    read_registered,
+    stored_names,
+    stored_path,
+    verify_stored,
+)
 
 # Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
 # store needs them.

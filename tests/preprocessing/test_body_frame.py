@@ -15,8 +15,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.register import register
-from medcl3d.store.registered import REGISTERED
 from medcl3d.store.store import Store
+from medcl3d.store.stored_scan import REGISTERED
 
 SIDE, SPACING = 48, 3.0
 

@@ -611,7 +611,7 @@ def test_a_folder_has_one_collection_and_one_writer(cohort, tmp_path, write_nift
 
 def test_invalid_arguments_are_configuration_errors(cohort, tmp_path) -> None:
     for source, root, fields, fault in (
-        ("nifty", cohort, {}, "source 'nifty' is unknown; there are bids, csv"),
+        ("nifty", cohort, {}, "no source is named 'nifty'; choose from bids, csv"),
         ("csv", None, {}, "ROOT is missing"),
         ("csv", cohort, {"manifst": "a"}, "manifst"),
     ):

@@ -16,7 +16,7 @@ from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_json, read_label_names
 from medcl3d.io.table_file import read_rows
 
-USUAL = ("manifest.csv", "manifest.tsv", "manifest.json")
+MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.json")
 ROWS = 'a list of objects is needed, one per scan, as [{"path": "a.nii.gz", "patient": "001"}]'
 
 
@@ -70,12 +70,12 @@ def _table(root: Path, manifest: str | None) -> Path:
         return root / manifest
     if not root.is_dir():
         return root
-    there = [name for name in USUAL if os.path.lexists(root / name)]
+    there = [name for name in MANIFESTS if os.path.lexists(root / name)]
     if len(there) > 1:
         raise DataError(root, f"{' and '.join(there)} both exist", "choose one with manifest=NAME")
     if not there:
         raise DataError(
-            root, f"none of {', '.join(USUAL)} exists", "give the table itself as ROOT, or manifest=NAME"
+            root, f"none of {', '.join(MANIFESTS)} exists", "give the table itself as ROOT, or manifest=NAME"
         )
     return root / there[0]
 
