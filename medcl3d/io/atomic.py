@@ -21,9 +21,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part"
-        )
+        descriptor, temporary = tempfile.mkstemp(".part", f".{path.name[:80]}.", path.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -32,10 +30,8 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        reason = error.strerror or error
-        raise MachineError(
-            path, f"cannot write: {reason}", "free some space or choose another folder"
-        ) from error
+        problem = f"cannot write: {error.strerror or error}"
+        raise MachineError(path, problem, "free some space or choose another folder") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

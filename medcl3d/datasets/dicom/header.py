@@ -25,7 +25,7 @@ NAMES = (
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "Units", "SUVType", "DecayCorrection",
     "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
 )  # fmt: skip
-# Fields of sequence items, which hold the tracer dose and the frames of a file.
+# Fields of sequence items, which hold the tracer dose and the frames of a file; "": of the item itself.
 OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
@@ -124,9 +124,8 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
     try:
         from pydicom import dcmread
     except ImportError:
-        raise MachineError(
-            problem="DICOM needs pydicom, which is not installed", remedy="pip install 'medcl3d[dicom]'"
-        ) from None
+        remedy = "pip install 'medcl3d[dicom]'"
+        raise MachineError("", "DICOM needs pydicom, which is not installed", remedy) from None
     try:
         if not path.is_file() or not _begins_as_dicom(path):  # a pipe would block
             return None
@@ -138,24 +137,19 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
                 texts[name] = str(dataset.file_meta.get(name) or "")
             items = {name: _items(dataset, name, path, called) for name in SEQUENCES if name in dataset}
     except Exception as error:  # pydicom raises any exception on damaged bytes
-        message = (
-            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
-            if called is None
-            else f"{called} is a damaged DICOM file"
-        )
-        raise DataError(problem=message, remedy="fetch it again") from None
-    return (
-        None
-        if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"])
-        else Header(path, called, texts, items)
-    )
+        problem = f"{called} is a damaged DICOM file"
+        if called is None:
+            problem = f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
+        raise DataError("", problem, "fetch it again") from None
+    if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"]):
+        return None
+    return Header(path, called, texts, items)
 
 
 def has_voxels(header: Header) -> bool:
     """Whether a header describes slices in space; reports, contours and secondary captures do not."""
-    return "Rows" in header.texts and (
-        "ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items
-    )
+    has_frames = "PerFrameFunctionalGroupsSequence" in header.items
+    return "Rows" in header.texts and ("ImagePositionPatient" in header.texts or has_frames)
 
 
 def _begins_as_dicom(path: Path) -> bool:

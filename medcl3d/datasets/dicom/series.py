@@ -105,22 +105,21 @@ def read_series(series: Series) -> SeriesVolume:
     slices, warnings = series.slices, list(series.warnings)
     modality = slices[0].header.modality
     refuse_tilted(slices, resampled=series.tilt == "resample")
-    factor = 1.0
-    if modality == "PT" and series.pet == "suv":
+    is_suv, factor = modality == "PT" and series.pet == "suv", 1.0
+    if is_suv:
         factor = suv_factor([one.header for one in slices])
     elif modality == "PT":
         warnings.append("PET in its stored units, because of pet=raw")
     if modality == "CT" and any(one.units == "US" for one in slices):
         warnings.append("RescaleType is US (units are unspecified); HU are assumed, as for any CT")
     voxels = _stack(slices, factor)
-    if modality == "PT" and series.pet == "suv":
+    if is_suv:
         refuse_impossible(float(voxels.max()))
     affine = affine_of(slices)
     if angle := tilt_of(slices):
         voxels, affine = upright(voxels, slices)
-        warnings.append(
-            f"the gantry was tilted by {angle:.1f} degrees: resampled upright, {AIR:g} HU outside"
-        )
+        tilted = f"the gantry was tilted by {angle:.1f} degrees"
+        warnings.append(f"{tilted}: resampled upright, {AIR:g} HU outside")
     if voxels.min() >= -32768 and voxels.max() <= 32767 and np.array_equal(np.round(voxels), voxels):
         voxels = voxels.astype(np.int16)
     return SeriesVolume(voxels, affine, tuple(warnings))
@@ -148,17 +147,11 @@ def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
     try:
         values: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(one.header.path), sitk.sitkFloat64))
     except RuntimeError as error:
-        raise DataError(
-            one.name,
-            f"the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file",
-            "fetch it again",
-        ) from None
+        problem = f"the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file"
+        raise DataError(one.name, problem, "fetch it again") from None
     if values.size != one.shape[0] * one.shape[1]:
-        raise DataError(
-            one.name,
-            f"{values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header",
-            "fetch it again",
-        )
+        problem = f"{values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header"
+        raise DataError(one.name, problem, "fetch it again")
     return values.reshape(one.shape[1], one.shape[0])
 
 
@@ -168,11 +161,8 @@ def _stored_frames(one: Slice) -> np.ndarray:
     try:
         stored: np.ndarray = dcmread(one.header.path, force=True, specific_tags=list(PIXELS)).pixel_array
     except Exception as error:
-        raise DataError(
-            one.name,
-            f"the frames cannot be decoded{_why(one, error)}",
-            "pip install python-gdcm, or convert it to one uncompressed file per slice",
-        ) from None
+        remedy = "pip install python-gdcm, or convert it to one uncompressed file per slice"
+        raise DataError(one.name, f"the frames cannot be decoded{_why(one, error)}", remedy) from None
     return stored if stored.ndim == 3 else stored[None]
 
 
