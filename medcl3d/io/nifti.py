@@ -6,6 +6,7 @@ the size in the header has been compared with the size of the file.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import zlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from medcl3d.core.errors import DataError
@@ -81,6 +83,11 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     if notes:
         header = replace(header, warnings=(*header.warnings, *notes))
     return header, voxels, digest.hexdigest()
+
+
+def nifti_bytes(image: nibabel.Nifti1Image) -> bytes:
+    """The content of a .nii.gz file, the same every time."""
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
 def content_sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from medcl3d.datasets.dicom.slices import Slice
 from medcl3d.datasets.dicom.suv import refuse_impossible, suv_factor
 from medcl3d.datasets.dicom.tilt import AIR, Tilt, refuse_tilted, tilt_of, upright
 from medcl3d.io.atomic import open_atomic
+from medcl3d.io.nifti import nifti_bytes
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (
@@ -96,7 +96,7 @@ def write_series(series: Series, path: Path) -> tuple[str, ...]:
     image = nibabel.Nifti1Image(volume.voxels, volume.affine)
     image.header.set_xyzt_units("mm")
     with open_atomic(path) as out:
-        out.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+        out.write(nifti_bytes(image))
     return volume.warnings
 
 
