@@ -88,10 +88,8 @@ def parse_header(path: Path, head: bytes) -> Header:
         warnings.append(f"sizeof_hdr is {int(header['sizeof_hdr'])}; {size} was used, from the magic")
     shape = _shape(path, header)
     if min(shape[:3]) == 1:
-        warnings.append(
-            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; "
-            "stack the planes of one scan into one file"
-        )
+        plane = f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several"
+        warnings.append(f"{plane}; stack the planes of one scan into one file")
     dtype = _dtype(path, header)
     bits = int(header["bitpix"]) if int(header["bitpix"]) != dtype.itemsize * 8 else 0
     if bits:
@@ -259,9 +257,8 @@ def spacing_warnings(affine: np.ndarray) -> list[str]:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     warnings = []
     if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
-        warnings.append(
-            f"the affine is the identity (1 mm voxels, origin 0): the voxel size may be lost; {_GIVE_SIZE}"
-        )
+        identity = "the affine is the identity (1 mm voxels, origin 0)"
+        warnings.append(f"{identity}: the voxel size may be lost; {_GIVE_SIZE}")
     low, high = _PLAUSIBLE_MM
     if spacing.min() < low or spacing.max() > high:
         remedy = "if the size is known, prepare with assume_spacing_mm"

@@ -16,8 +16,14 @@ from medcl3d.io.atomic import write_json
 from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.register import register
 from medcl3d.preprocessing.workers import each
-from medcl3d.store.quantise import AS_STORED, unpack
-from medcl3d.store.stored_scan import REGISTERED, open_stored, read_description, read_registered
+from medcl3d.store.quantise import unpack
+from medcl3d.store.stored_scan import (
+    REGISTERED,
+    open_stored,
+    read_description,
+    read_registered,
+    scaling_of,
+)
 
 NUM_NAMED = 5
 Description = Mapping[str, Any]
@@ -47,11 +53,11 @@ def register_bodies(
     before = read_registered(out)
     chosen = order.drop_duplicates("frame")
     one_of = dict(zip(chosen["frame"], chosen["scan"], strict=True))
-    found = {
-        scan: before[scan]
-        for scan in one_of.values()
-        if _is_current(before.get(scan), described[scan], described[reference])
-    }
+    found = {}
+    for scan in one_of.values():
+        key, entry = _key(described[scan], described[reference]), before.get(scan, {})
+        if key == {name: entry.get(name) for name in key}:
+            found[scan] = entry
     left = [scan for scan in one_of.values() if scan not in found]
     run = partial(_registered, out=out, reference=described[reference])
     with titled_bar("registering bodies", len(left)) as advance:
@@ -88,13 +94,10 @@ def _middle(about: Description) -> np.ndarray:
     return middle_of_body(np.array(about["affine"]), np.array(about["body"]["box"]))
 
 
-def _is_current(entry: Mapping[str, Any] | None, about: Description, reference: Description) -> bool:
-    return (
-        entry is not None
-        and entry["registered"] == about["scan"]
-        and entry["stored_sha256"] == about["stored_sha256"]
-        and entry["reference_sha256"] == reference["stored_sha256"]
-    )
+def _key(about: Description, reference: Description) -> dict[str, Any]:
+    """What an entry of registered.json depends on; it is current if none of these changed."""
+    hashes = {"stored_sha256": about["stored_sha256"], "reference_sha256": reference["stored_sha256"]}
+    return {"registered": about["scan"], **hashes}
 
 
 def _registered(about: Description, *, out: Path, reference: Description) -> dict[str, Any]:
@@ -102,31 +105,23 @@ def _registered(about: Description, *, out: Path, reference: Description) -> dic
     middle, to_body = _middle(about), _middle(reference)
     entry = {
         "scan": about["scan"],
-        "registered": about["scan"],
         "from_world": middle.tolist(),
         "similarity": None,
         "before": None,
         "failed": "",
-        "stored_sha256": about["stored_sha256"],
-        "reference_sha256": reference["stored_sha256"],
+        **_key(about, reference),
     }
     if about["scan"] == reference["scan"]:
         return entry
     try:
-        result = register(
-            _volume(out, about),
-            np.array(about["affine"]),
-            _volume(out, reference),
-            np.array(reference["affine"]),
-            np.linalg.inv(to_body) @ middle,
-        )
+        result = register(*_volume(out, about), *_volume(out, reference), np.linalg.inv(to_body) @ middle)
     except DataError as error:
         return {**entry, "failed": str(error)}
     found = {"similarity": result.similarity, "before": result.before}
     return {**entry, **found, "from_world": (to_body @ result.matrix).tolist()}
 
 
-def _volume(out: Path, about: Description) -> np.ndarray:
-    """The first channel of a stored scan, ``Float32[D, H, W]``."""
-    factor, offset = about.get("scaling", AS_STORED)
-    return unpack(open_stored(out, about, is_label=False)[...][0], (float(factor), float(offset)))
+def _volume(out: Path, about: Description) -> tuple[np.ndarray, np.ndarray]:
+    """The first channel of a stored scan, ``Float32[D, H, W]``, and its affine."""
+    stored = open_stored(out, about, is_label=False)[...][0]
+    return unpack(stored, scaling_of(about)), np.array(about["affine"])

@@ -71,11 +71,9 @@ def forecast(
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
     require_writable(out, "--out")
     num_bytes = _bytes_under(root) if tasks is None else num_bytes
-    _check_disk_space(out, num_bytes, options, is_exact=tasks is not None, say=say)
-    say(
-        f"{len(manifest) - len(faults)} scans would be prepared in {out}, {len(faults)} refused; "
-        "nothing was written"
-    )
+    _check_disk_space(out, num_bytes, options, tasks is not None, say)
+    prepared = f"{len(manifest) - len(faults)} scans would be prepared in {out}"
+    say(f"{prepared}, {len(faults)} refused; nothing was written")
 
 
 def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say: Say) -> None:
@@ -121,9 +119,8 @@ def _stored_bytes(task: ScanTask, header: Header, options: PrepareOptions) -> in
     size = np.array(header.shape[:3], dtype=float)
     if task.spacing_mm is not None:
         # Along the axes of the file, not of the world; the product is the same.
-        size = np.ceil(
-            size * np.array(task.assume_spacing_mm or header.spacing_mm) / np.array(task.spacing_mm)
-        )
+        own_mm = header.spacing_mm if task.assume_spacing_mm is None else np.array(task.assume_spacing_mm)
+        size = np.ceil(size * own_mm / np.array(task.spacing_mm))
     channels = num_channels(task.image, header.shape, options.channels, task.volume)
     return int(size.prod()) * BYTES_PER_VOXEL * (channels + (task.label is not None))
 
@@ -137,29 +134,18 @@ def _bytes_under(root: Path | None) -> int:
     return sum((root / path).stat().st_size for path in files_under(root))
 
 
-def _check_disk_space(
-    out: Path, num_bytes: int, options: PrepareOptions, *, is_exact: bool, say: Say
-) -> None:
+def _check_disk_space(out: Path, num_bytes: int, options: PrepareOptions, is_exact: bool, say: Say) -> None:
     """Compare the size of the store with the free disk space."""
     present = _bytes_under(out / "store") if (out / "store").is_dir() else 0
     if present:
-        say(
-            f"{out}: already contains {format_size(present)} of scans; unchanged scans are not prepared again"
-        )
-    free = free_bytes(out)
+        contained = f"{out}: already contains {format_size(present)} of scans"
+        say(f"{contained}; unchanged scans are not prepared again")
+    size, free = format_size(num_bytes), f"{format_size(free_bytes(out))} are free"
     if not is_exact:
         raw = f"files in {out / 'raw'} and the store take about as much each"
-        size = f"the source has {format_size(num_bytes)}; {raw}; " if num_bytes else ""
-        say(f"{size}{format_size(free)} are free")
+        say(f"the source has {size}; {raw}; {free}" if num_bytes else free)
         return
     smaller = options.crop != "none" or options.store != "npy"
-    say(
-        f"the store would take {'at most' if smaller else 'about'} {format_size(num_bytes)}, "
-        f"{format_size(free)} are free"
-    )
-    if num_bytes - present > free and not smaller:
-        raise MachineError(
-            out,
-            f"{format_size(num_bytes)} are needed, {format_size(free)} are free",
-            "free disk space, or choose another folder",
-        )
+    say(f"the store would take {'at most' if smaller else 'about'} {size}, {free}")
+    if num_bytes - present > free_bytes(out) and not smaller:
+        raise MachineError(out, f"{size} are needed, {free}", "free disk space, or choose another folder")

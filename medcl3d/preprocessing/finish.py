@@ -68,11 +68,8 @@ def finish(
     channels = Counter(s["shape"][0] for s in stored)
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
-        raise DataError(
-            out,
-            f"scans differ in their number of channels {dict(channels)} (for example {example})",
-            "prepare them in separate folders",
-        )
+        problem = f"scans differ in their number of channels {dict(channels)} (for example {example})"
+        raise DataError(out, problem, "prepare them in separate folders")
     split, moves = split_of(table, options, out)
     warnings = _duplicates(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
@@ -129,9 +126,7 @@ def _duplicates(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Sp
         scans = ", ".join(f"{stored[row]['scan']} of {owner[row]}" for row in rows)
         sides = [name for name in split.parts if name in {side[patient] for patient in patients}]
         if len(sides) > 1:
-            raise DataError(
-                problem=f"{what} is in {' and in '.join(sides)}: {scans}",
-                remedy="give both scans the same patient, or remove one",
-            )
+            problem = f"{what} is in {' and in '.join(sides)}: {scans}"
+            raise DataError("", problem, "give both scans the same patient, or remove one")
         lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

@@ -34,11 +34,8 @@ def open_folder(
     if before is not None:
         if _with_defaults(before["source"]) != origin:
             then, now = ("{name} {root} with {fields}".format(**of) for of in (before["source"], origin))
-            raise ConfigError(
-                problem=f"was prepared from {then}, not from {now}",
-                remedy="choose another folder, or delete that one",
-                place=out,
-            )
+            remedy = "choose another folder, or delete that one"
+            raise ConfigError(problem=f"was prepared from {then}, not from {now}", remedy=remedy, place=out)
         # Older files have no entry for the container, which was always npy.
         previous = {"store": "npy", **before["options"]} if before["options"] else {}
         options = options or previous
@@ -62,32 +59,23 @@ def refuse_foreign(out: Path, root: Path | None) -> None:
     for files converted from the source, contains the source itself.
     """
     if root is not None and root.resolve().is_relative_to(raw := (out / "raw").resolve()):
-        raise ConfigError(
-            problem=f"would write into {raw}, which contains the source",
-            remedy="choose a folder beside it",
-            place=f"--out {out}",
-        )
+        problem = f"would write into {raw}, which contains the source"
+        raise ConfigError(problem=problem, remedy="choose a folder beside it", place=f"--out {out}")
     if (out / "preparing.json").exists():
         return
     paths = [out / name for name in OUTPUT_NAMES]
     found = [path.name for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if found:
-        raise ConfigError(
-            problem=f"contains {', '.join(found)} that `medcl3d prepare` did not write",
-            remedy="choose an empty folder",
-            place=f"--out {out}",
-        )
+        problem = f"contains {', '.join(found)} that `medcl3d prepare` did not write"
+        raise ConfigError(problem=problem, remedy="choose an empty folder", place=f"--out {out}")
 
 
 def refuse_report_over(report: Path) -> None:
     """ConfigError if the report of a check would overwrite files of a prepared folder."""
     folder, names = (report.parent, (report.name,)) if report.suffix == ".csv" else (report, OUTPUT_NAMES)
     if (folder / "preparing.json").exists() and set(names) & set(OUTPUT_NAMES):
-        raise ConfigError(
-            problem="was written by `medcl3d prepare`",
-            remedy="choose another path",
-            place=f"--report {report}",
-        )
+        problem = "was written by `medcl3d prepare`"
+        raise ConfigError(problem=problem, remedy="choose another path", place=f"--report {report}")
 
 
 def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:

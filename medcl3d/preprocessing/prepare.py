@@ -64,9 +64,8 @@ def prepare(
                 manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
-        raise MachineError(
-            out, "another process is preparing this folder", "wait for it, or choose another"
-        ) from None
+        remedy = "wait for it, or choose another"
+        raise MachineError(out, "another process is preparing this folder", remedy) from None
     except OSError as error:
         path, reason = Path(str(error.filename or out)), error.strerror or error
         if not path.absolute().is_relative_to(out.absolute()):
@@ -106,11 +105,8 @@ def _choice(source: str, root: Path | None, fields: Mapping[str, Any]) -> Choice
     """ConfigError for an unknown source, a wrong field, or if its folder is missing."""
     choice = parse_choice(SOURCES, source, fields, f"source {source}")
     if root is None and source != "simulated":
-        raise ConfigError(
-            problem="ROOT is missing",
-            remedy="only simulated generates its own files",
-            place=f"source {source}",
-        )
+        place, remedy = f"source {source}", "only simulated generates its own files"
+        raise ConfigError(problem="ROOT is missing", remedy=remedy, place=place)
     return choice
 
 
@@ -144,11 +140,9 @@ def _prepare(
     write_report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
-        raise DataError(
-            problem=f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be: {bad[0].reason} "
-            f"(all in {out / 'report.csv'})",
-            remedy="repair them, or raise max_bad_fraction",
-        )
+        count = f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be"
+        problem = f"{count}: {bad[0].reason} (all in {out / 'report.csv'})"
+        raise DataError("", problem, "repair them, or raise max_bad_fraction")
     table = manifest.table[[outcomes[s].status == "ok" for s in manifest.table["scan"]]]
     if not len(table):
         reasons = [outcome.reason for outcome in outcomes.values()]

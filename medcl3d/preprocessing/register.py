@@ -82,10 +82,8 @@ def _register(
     matrix = reference_to_world @ np.linalg.inv(_matrix(found)) @ np.linalg.inv(image_to_world)
     scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if not SCALES[0] <= scales.min() <= scales.max() <= SCALES[1]:
-        raise DataError(
-            f"the registration scales by {scales.min():.2f} to {scales.max():.2f}, outside {SCALES[0]} to "
-            f"{SCALES[1]}"
-        )
+        found_scales = f"{scales.min():.2f} to {scales.max():.2f}"
+        raise DataError(f"the registration scales by {found_scales}, outside {SCALES[0]} to {SCALES[1]}")
     if not similarity > before:
         raise DataError(f"the registration lowers mutual information, from {before:.3f} to {similarity:.3f}")
     return Registration(matrix, similarity, before)

@@ -30,14 +30,11 @@ def refuse_too_large(
     size, _ = grid_at([shape[1 + axis] for axis in order], affine[:, [*order, 3]], spacing_mm)
     needed, available = _COPIES * 4 * shape[0] * size[0] * size[1] * size[2], memory_bytes()
     if needed > available:
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        raise DataError(
-            path,
-            f"voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm "
-            f"{list(spacing_mm)} there would be {'x'.join(map(str, size))}, which take {_gb(needed)} "
-            f"of {_gb(available)}",
-            "correct the header, set assume_spacing_mm, or choose a coarser spacing_mm",
-        )
+        own_mm = " x ".join(f"{mm:.3g}" for mm in np.linalg.norm(affine[:3, :3], axis=0))
+        much = f"{'x'.join(map(str, size))}, which take {needed / 1e9:.3g} GB of {available / 1e9:.3g} GB"
+        problem = f"voxels of {own_mm} mm: at spacing_mm {list(spacing_mm)} there would be {much}"
+        remedy = "correct the header, set assume_spacing_mm, or choose a coarser spacing_mm"
+        raise DataError(path, problem, remedy)
 
 
 def memory_bytes() -> int:
@@ -49,10 +46,6 @@ def memory_bytes() -> int:
     with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limit for limit in limits if limit not in (resource.RLIM_INFINITY, -1))
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
 
 
 def respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:

@@ -21,9 +21,8 @@ CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}
 
 def is_current(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Whether a stored scan was prepared from the same content with the same options."""
-    return all(
-        stored.get(name) == value or is_same_file(stored, name, value) for name, value in identity.items()
-    )
+    changed = {name: now for name, now in identity.items() if stored.get(name) != now}
+    return all(is_same_file(stored, name, now) for name, now in changed.items())
 
 
 def file_state(path: Path) -> dict[str, Any]:
@@ -45,10 +44,10 @@ def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
     before, digest = description.get(name), description.get(CONTENT.get(name, ""))
     if not (before and digest and now):
         return False
+    if before["bytes"] != now["bytes"]:
+        return False
     volume = description.get("volume") if name == "source" else None
-    return bool(
-        before["bytes"] == now["bytes"] and volume_hash(content_sha256(Path(now["path"])), volume) == digest
-    )
+    return bool(volume_hash(content_sha256(Path(now["path"])), volume) == digest)
 
 
 def identity_of(task: ScanTask) -> dict[str, Any]:

@@ -50,11 +50,8 @@ class ScanTask:
         try:
             return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
         except TypeError as error:
-            raise ConfigError(
-                problem=f"cannot be prepared like the training scans ({error})",
-                remedy="update medcl3d",
-                place=scan,
-            ) from None
+            problem = f"cannot be prepared like the training scans ({error})"
+            raise ConfigError(problem=problem, remedy="update medcl3d", place=scan) from None
 
     def options(self) -> dict[str, Any]:
         """The options that determine the stored voxels, besides the files."""

@@ -47,7 +47,5 @@ def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[S
         return split, []
     named = ", ".join(f"{patient} from {old} to {new}" for patient, old, new in moved[:5])
     named += ", ..." if len(moved) > 5 else ""
-    return split, [
-        f"warning: {len(moved)} patients are on another side of the split than before ({named}); "
-        "repeat pretraining that used them"
-    ]
+    warning = f"warning: {len(moved)} patients are on another side of the split than before ({named})"
+    return split, [f"{warning}; repeat pretraining that used them"]

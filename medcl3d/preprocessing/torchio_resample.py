@@ -24,26 +24,20 @@ def resample(
     """
     grid = grid_at(voxels.shape[1:], affine, spacing_mm)
     thin = [0 if n >= FEWEST_TO_SMOOTH else FEWEST_TO_SMOOTH for n in voxels.shape[1:]]
-    target: Any = (
-        grid if any(thin) or min(grid[0]) == 1 else spacing_mm
-    )  # of which TorchIO would make grids without a voxel
+    # Of spacings, TorchIO would make grids without a voxel.
+    target: Any = grid if any(thin) or min(grid[0]) == 1 else spacing_mm
     make = tio.LabelMap if label else tio.ScalarImage
     image = make(tensor=torch.from_numpy(_repeated(voxels, thin)), affine=_moved(affine, thin))
-    out = tio.Resample(target, image_interpolation="linear", label_interpolation="nearest", antialias=True)(
-        image
-    )
+    how: dict[str, Any] = {"image_interpolation": "linear", "label_interpolation": "nearest"}
+    out = tio.Resample(target, antialias=True, **how)(image)
     return out.data.numpy().astype(voxels.dtype), np.asarray(out.affine, dtype=np.float64)
 
 
 def _repeated(voxels: np.ndarray, times: Sequence[int]) -> np.ndarray:
-    """Repeat the outermost planes at both ends: the filter needs a few planes to start from and assumes these
-    values.
-    """
-    return (
-        np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge")
-        if any(times)
-        else np.ascontiguousarray(voxels)
-    )
+    """Repeat the outermost planes at both ends, as the filter assumes, which needs a few planes."""
+    if not any(times):
+        return np.ascontiguousarray(voxels)
+    return np.pad(voxels, [(0, 0), *((n, n) for n in times)], mode="edge")
 
 
 def _moved(affine: np.ndarray, planes: Sequence[int]) -> np.ndarray:

@@ -62,10 +62,8 @@ def _in_processes(
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     except OSError as error:  # its locks are in shared memory
-        raise MachineError(
-            f"{workers} processes cannot be started ({error.strerror}): "
-            "is /dev/shm full? workers=1 does not need it"
-        ) from None
+        problem = f"{workers} processes cannot be started ({error.strerror})"
+        raise MachineError(f"{problem}: is /dev/shm full? workers=1 does not need it") from None
     with pool:
         try:
             while True:
@@ -79,15 +77,11 @@ def _in_processes(
                     none_yet = False
                     yield result
         except BrokenProcessPool:
-            # A spawned process imports the script that started it, and exits if that starts processes at
-            # import.
-            guard = (
-                ', or put the code of your own script below `if __name__ == "__main__":`' if none_yet else ""
-            )
-            raise MachineError(
-                problem=f"a worker was killed, perhaps for lack of memory, near {name_of(item)}",
-                remedy=f"use fewer workers{guard}",
-            ) from None
+            remedy = "use fewer workers"
+            if none_yet:  # a spawned process exits if the script that it imports starts processes itself
+                remedy += ', or put the code of your own script below `if __name__ == "__main__":`'
+            problem = f"a worker was killed, perhaps for lack of memory, near {name_of(item)}"
+            raise MachineError("", problem, remedy) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

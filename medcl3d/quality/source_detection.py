@@ -91,11 +91,8 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     """The collection, as its source reads it; nothing is written. ConfigError, DataError."""
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):
-            raise ConfigError(
-                problem=f"source {choice.name} writes new files",
-                remedy="prepare it, and check the output",
-                place="check",
-            )
+            problem, remedy = f"source {choice.name} writes new files", "prepare it, and check the output"
+            raise ConfigError(problem=problem, remedy=remedy, place="check")
         # None: its series are validated but not written.
         made: Manifest = SOURCES.build(choice, target, *([None] if choice.name == "dicom" else []))
         return made
@@ -104,11 +101,8 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     volumes, unread = volumes_under(target)
     if not volumes:
         others = "".join(f"; {note}" for note in unread)
-        raise DataError(
-            target,
-            f"not a store, without a manifest or NIfTI files{others}",
-            "use source=dicom for DICOM files",
-        )
+        problem = f"not a store, without a manifest or NIfTI files{others}"
+        raise DataError(target, problem, "use source=dicom for DICOM files")
     table = pd.DataFrame({"path": [path.as_posix() for path in volumes]})
     found = Manifest.of(table, target, outside=bool(choice.fields["allow_outside"]))
     return replace(found, notes=(*found.notes, *unread))

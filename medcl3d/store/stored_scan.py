@@ -13,13 +13,14 @@ import numpy as np
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.scan_ids import file_stem
 from medcl3d.io.array_file import PREPARE_AGAIN, SUFFIXES, Container, Stored, open_array
+from medcl3d.store.quantise import AS_STORED, Scaling
 
 SCHEMA = 2
 REGISTERED = "registered.json"  # body coordinates by registration
 
 
 def stored_path(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Path:
-    """The file of a scan's voxels, or of its segmentation, in the folder that `prepare` wrote."""
+    """The file of a scan's voxels, or of its segmentation."""
     return root / "store" / stored_names(str(about["scan"]), about.get("store", "npy"))[1 if is_label else 0]
 
 
@@ -34,11 +35,8 @@ def open_stored(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Stor
         shape, dtype = shape[1:], "int16"
     values = open_array(path)
     if values.shape != shape or values.dtype != dtype:
-        raise DataError(
-            path,
-            f"contains {values.dtype} {values.shape}, its description has {dtype} {shape}",
-            PREPARE_AGAIN,
-        )
+        problem = f"contains {values.dtype} {values.shape}, its description has {dtype} {shape}"
+        raise DataError(path, problem, PREPARE_AGAIN)
     return values
 
 
@@ -57,6 +55,12 @@ def stored_names(scan: str, store: Container = "npy") -> tuple[str, str, str]:
     """File names of a scan's voxels, label and description; an id may contain any character."""
     name = file_stem(scan)
     return f"{name}{SUFFIXES[store]}", f"{name}.label{SUFFIXES[store]}", f"{name}.json"
+
+
+def scaling_of(about: Mapping[str, Any]) -> Scaling:
+    """Factor and offset of the stored voxels: value = stored * factor + offset."""
+    factor, offset = about.get("scaling", AS_STORED)
+    return float(factor), float(offset)
 
 
 def read_description(root: Path, scan: str) -> dict[str, Any]:
