@@ -1,4 +1,4 @@
-"""Column names of a user's table that resemble known ones, and non-numeric cells in numeric columns."""
+"""Columns of a table: names that resemble known ones, distinct cells, cells that are not numbers."""
 
 from __future__ import annotations
 
@@ -154,3 +154,20 @@ def _non_numeric(name: str, cells: pd.Series, place_of: PlaceOf) -> str:
     count = f"{len(rows)} of its {len(cells)} cells"
     text = f"column {name}: {count} {what}, so the column is read as categories; {remedy}"
     return naming(text, [f"{cells.iloc[row]!r} in {place_of(int(row), name)}" for row in rows])
+
+
+def distinct(cells: pd.Series) -> list[str]:
+    """The distinct cells, in order of first appearance."""
+    return list(dict.fromkeys(cells.to_numpy(dtype=object).tolist()))
+
+
+def changed(texts: Sequence[str], change: Callable[[str], str]) -> list[str]:
+    """Texts changed by a function that works line by line, called once on all of them."""
+    lines = change("\n".join(texts)).split("\n")
+    return lines if len(lines) == len(texts) else [change(text.replace("\n", " ")) for text in texts]
+
+
+def matching(texts: Sequence[str], pattern: str) -> list[str]:
+    """The texts that a pattern matches as a whole, ignoring case."""
+    whole = re.compile(f"^(?:{pattern})$", re.IGNORECASE | re.MULTILINE)
+    return [text for text in texts if whole.fullmatch(text)] if whole.search("\n".join(texts)) else []

@@ -14,8 +14,7 @@ import pandas as pd
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.datasets.columns import MISSING, PlaceOf
-from medcl3d.datasets.distinct import changed, distinct, matching
+from medcl3d.datasets.columns import MISSING, PlaceOf, changed, distinct, matching
 from medcl3d.datasets.missing_ids import NOT_KNOWN, bare, visible
 
 MOST_NAMES = 50  # distinct names of a column that are compared; more are free text

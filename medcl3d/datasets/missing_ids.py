@@ -10,8 +10,7 @@ import pandas as pd
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.datasets.columns import MISSING, PlaceOf
-from medcl3d.datasets.distinct import changed, distinct
+from medcl3d.datasets.columns import MISSING, PlaceOf, changed, distinct
 
 NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")

@@ -20,12 +20,12 @@ from medcl3d.io.nifti_header import Header
 from medcl3d.io.progress import titled_bar
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
+from medcl3d.preprocessing.finish import split_of
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import refuse_foreign
 from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan_task import ScanTask
-from medcl3d.preprocessing.split import split_of
 
 Say = Callable[[str], None]
 BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map

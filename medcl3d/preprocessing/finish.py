@@ -20,9 +20,16 @@ from medcl3d.preprocessing.body_frame import register_bodies
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import remove_departed, remove_unlisted
 from medcl3d.preprocessing.scan_task import Outcome
-from medcl3d.preprocessing.split import draw_options, split_of
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
-from medcl3d.store.splits import Split, write_split
+from medcl3d.store.splits import (
+    Split,
+    make_folds,
+    make_split,
+    moved_patients,
+    read_previous_split,
+    with_previous_sides,
+    write_split,
+)
 from medcl3d.store.stored_scan import REGISTERED, SCHEMA, read_description
 
 
@@ -35,6 +42,39 @@ class Prepared:
     num_refused: int
     num_skipped: int
     warnings: tuple[str, ...]
+
+
+def _draw_options(options: PrepareOptions) -> dict[str, Any]:
+    """The options that determine how a split is drawn from the patients."""
+    names = ("seed", "test_fraction", "validation_fraction", "folds")
+    return {name: getattr(options, name) for name in names}
+
+
+def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[Split, list[str]]:
+    """The split, and warnings on patients whose side changed. DataError if no valid split exists.
+
+    Patients keep their side in the split.json of `out` if the options that draw it are unchanged and the
+    manifest has no column `split`.
+    """
+    seed, fraction = options.seed, options.validation_fraction
+    if options.folds is not None:
+        split = make_folds(table, folds=options.folds, seed=seed, validation_fraction=fraction)
+    else:
+        test_fraction = options.test_fraction
+        split = make_split(table, test_fraction=test_fraction, seed=seed, validation_fraction=fraction)
+    earlier = read_previous_split(out / "split.json")
+    if earlier is None:
+        return split, []
+    before, drawn = earlier
+    if drawn == _draw_options(options) and not (table["split"] != "").any():
+        split = with_previous_sides(split, before)
+    moved = moved_patients(before, split)
+    if not moved:
+        return split, []
+    named = ", ".join(f"{patient} from {old} to {new}" for patient, old, new in moved[:5])
+    named += ", ..." if len(moved) > 5 else ""
+    warning = f"warning: {len(moved)} patients are on another side of the split than before ({named})"
+    return split, [f"{warning}; repeat pretraining that used them"]
 
 
 def write_report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
@@ -74,7 +114,7 @@ def finish(
     warnings = _duplicates(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
     write_text(out / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
-    write_split(out / "split.json", split, options.seed, draw_options(options))
+    write_split(out / "split.json", split, options.seed, _draw_options(options))
     if options.body_coordinates == "affine":
         register_bodies(out, table, split.train, options.workers, say)
     else:

@@ -27,7 +27,6 @@ from medcl3d.store.stored_scan import (
     scaling_of,
     stored_names,
     stored_path,
-    verify_stored,
 )
 
 # Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
@@ -161,13 +160,9 @@ class Store:
             digest.update(json.dumps(content).encode())
         return digest.hexdigest()
 
-    def verify(self, scan: int) -> None:
-        """Read all stored voxels of a scan and compare them with their hashes. Raises DataError."""
-        verify_stored(self.root, self.scans[scan])
-
-    def path(self, scan: int, *, is_label: bool = False) -> Path:
-        """The file of a scan's voxels, or of its segmentation."""
-        return stored_path(self.root, self.scans[scan], is_label=is_label)
+    def path(self, scan: int) -> Path:
+        """The file of a scan's voxels."""
+        return stored_path(self.root, self.scans[scan], is_label=False)
 
     def _map(self, scan: int, *, is_label: bool) -> Stored:
         key = (scan, is_label)
