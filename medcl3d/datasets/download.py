@@ -171,12 +171,11 @@ def _size(path: Path) -> int:
 
 
 def _md5(path: Path) -> str:
-    digest, have = hashlib.md5(usedforsecurity=False), 0  # published by the sets; detects damage, not forgery
+    digest = hashlib.md5(usedforsecurity=False)  # published by the sets; detects damage, not forgery
     with _bar(f"checking {path.name}", _size(path)) as show, path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            have += len(chunk)
-            show(have)
+            show(file.tell())
     return digest.hexdigest()
 
 

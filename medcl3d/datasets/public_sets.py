@@ -151,8 +151,7 @@ def _decathlon() -> Iterator[KnownSet]:
             md5=DecathlonDataset.md5[name],
             num_bytes=num_bytes,
             exactness="about ",
-            source="Antonelli et al. 2022, Nature Communications 13:4128; "
-            "Simpson et al. 2019, arXiv:1902.09063",
+            source="Antonelli et al. 2022, Nat. Commun. 13:4128; Simpson et al. 2019, arXiv:1902.09063",
             prepare=f"decathlon {{root}} --out data/{name} {options}".rstrip(),
         )
 
@@ -185,10 +184,10 @@ def _medmnist() -> Iterator[KnownSet]:
     for short, (holds, modality, num_scans, *checksums) in MEDMNIST.items():
         for side, md5 in zip((28, 64), checksums, strict=True):
             name = short if side == 28 else f"{short}_{side}"
+            voxels = f"{side} x {side} x {side} voxels, with a class and an official split"
             yield KnownSet(
                 name=name,
-                holds=f"MedMNIST 3-D: {holds}; {side} x {side} x {side} voxels, "
-                "with a class and an official split",
+                holds=f"MedMNIST 3-D: {holds}; {voxels}",
                 modality=modality,
                 num_scans=num_scans,
                 licence="CC BY 4.0",

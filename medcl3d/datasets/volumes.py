@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,10 @@ def split_volumes(manifest: Manifest) -> Manifest:
     rows: list[dict[Any, Any]] = []
     num_files = 0
     for row in manifest.table.to_dict("records"):
-        count = _num_volumes(manifest, row)
+        count = 1
+        if row["scan"] not in manifest.faults:
+            with suppress(DataError):
+                count = (*read_header(manifest.locate(row["path"])).shape, 1)[3]
         num_files += count > 1
         digits = len(str(count - 1))
         for n in range(count):
@@ -44,12 +47,3 @@ def split_volumes(manifest: Manifest) -> Manifest:
     num_scans = len(table) - len(manifest) + num_files
     note = f"{num_files} files of several volumes became {num_scans} scans, one per volume"
     return replace(manifest, table=table, notes=(*manifest.notes, note))
-
-
-def _num_volumes(manifest: Manifest, row: Mapping[Any, str]) -> int:
-    if row["scan"] in manifest.faults:
-        return 1
-    try:
-        return (*read_header(manifest.locate(row["path"])).shape, 1)[3]
-    except DataError:
-        return 1

@@ -55,8 +55,8 @@ def register_bodies(
     one_of = dict(zip(chosen["frame"], chosen["scan"], strict=True))
     found = {}
     for scan in one_of.values():
-        key, entry = _key(described[scan], described[reference]), before.get(scan, {})
-        if key == {name: entry.get(name) for name in key}:
+        entry, hashes = before.get(scan, {}), _hashes(described[scan], described[reference])
+        if entry.get("registered") == scan and hashes.items() <= entry.items():
             found[scan] = entry
     left = [scan for scan in one_of.values() if scan not in found]
     run = partial(_registered, out=out, reference=described[reference])
@@ -79,25 +79,20 @@ def register_bodies(
 def _reference(rows: pd.DataFrame, described: Mapping[str, Description]) -> str:
     """Of the scans of the first modality, the one whose body is nearest to the median extent, in mm."""
     rows = rows[rows["modality"] == rows["modality"].iloc[0]]
-    extents = np.array([_extent_mm(described[scan]) for scan in rows["scan"]])
+    boxes = np.array([described[scan]["body"]["box"] for scan in rows["scan"]])
+    affines = np.array([described[scan]["affine"] for scan in rows["scan"]])
+    extents = (boxes[:, 1] - boxes[:, 0]) * np.linalg.norm(affines[:, :3, :3], axis=1)
     distance = np.abs(np.log(extents / np.median(extents, axis=0))).sum(1)
     return str(rows["scan"].iloc[int(distance.argmin())])
-
-
-def _extent_mm(about: Description) -> np.ndarray:
-    low, high = np.array(about["body"]["box"])
-    extent: np.ndarray = (high - low) * np.linalg.norm(np.array(about["affine"])[:3, :3], axis=0)
-    return extent
 
 
 def _middle(about: Description) -> np.ndarray:
     return middle_of_body(np.array(about["affine"]), np.array(about["body"]["box"]))
 
 
-def _key(about: Description, reference: Description) -> dict[str, Any]:
-    """What an entry of registered.json depends on; it is current if none of these changed."""
-    hashes = {"stored_sha256": about["stored_sha256"], "reference_sha256": reference["stored_sha256"]}
-    return {"registered": about["scan"], **hashes}
+def _hashes(about: Description, reference: Description) -> dict[str, Any]:
+    """The content that an entry of registered.json depends on."""
+    return {"stored_sha256": about["stored_sha256"], "reference_sha256": reference["stored_sha256"]}
 
 
 def _registered(about: Description, *, out: Path, reference: Description) -> dict[str, Any]:
@@ -105,11 +100,12 @@ def _registered(about: Description, *, out: Path, reference: Description) -> dic
     middle, to_body = _middle(about), _middle(reference)
     entry = {
         "scan": about["scan"],
+        "registered": about["scan"],
         "from_world": middle.tolist(),
         "similarity": None,
         "before": None,
         "failed": "",
-        **_key(about, reference),
+        **_hashes(about, reference),
     }
     if about["scan"] == reference["scan"]:
         return entry

@@ -49,7 +49,9 @@ def forecast(
         notes = tuple(map(without_names, manifest.notes))
         manifest = replace(manifest, notes=notes, faults=dict.fromkeys(manifest.faults, NO_SOURCE_FILE))
     _report_collection(manifest, tasks, say)
-    _report_options(options, say)
+    defaults = asdict(PrepareOptions())
+    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
+    say(f"options: {', '.join(changed) or 'defaults'}")
     missing = [] if tasks is None else manifest.missing()
     faults, num_bytes = dict(manifest.faults), 0
     for task, size, fault in _headers([task for task in tasks or () if task.scan not in faults], options):
@@ -88,12 +90,6 @@ def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say
     say("modalities: " + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
 
 
-def _report_options(options: PrepareOptions, say: Say) -> None:
-    defaults = asdict(PrepareOptions())
-    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
-    say(f"options: {', '.join(changed) or 'defaults'}")
-
-
 def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tuple[ScanTask, int, str]]:
     """For each scan, its bytes in a store without compression or cropping, and why it is refused, or ""."""
     with titled_bar("reading headers", len(tasks)) as advance:
@@ -105,14 +101,11 @@ def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tup
                     raise DataError(missing[0], why_absent(missing[0]))
                 yield task, _stored_bytes(task, read_header(task.image), options), ""
             except DataError as error:
-                yield task, 0, _redacted(str(error), files) if options.hash_ids else str(error)
+                fault = str(error)
+                for path in files if options.hash_ids else ():
+                    fault = fault.replace(str(path), "a file")
+                yield task, 0, fault
             advance("reading headers")
-
-
-def _redacted(text: str, files: Sequence[Path]) -> str:
-    for path in files:
-        text = text.replace(str(path), "a file")
-    return text
 
 
 def _stored_bytes(task: ScanTask, header: Header, options: PrepareOptions) -> int:

@@ -60,7 +60,7 @@ def prepare(
             read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
             source_fields = json.loads(json.dumps(choice.fields))
             origin = {"name": choice.name, "fields": source_fields, "root": str(read.resolve())}
-            if _hides_ids(options, choice.fields):
+            if options.hash_ids and "hash_ids" not in choice.fields:  # a source with this field hashes itself
                 manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
@@ -108,11 +108,6 @@ def _choice(source: str, root: Path | None, fields: Mapping[str, Any]) -> Choice
         place, remedy = f"source {source}", "only simulated generates its own files"
         raise ConfigError(problem="ROOT is missing", remedy=remedy, place=place)
     return choice
-
-
-def _hides_ids(options: PrepareOptions, fields: Mapping[str, Any]) -> bool:
-    """Whether ids have to be hashed here: a source with the field `hash_ids` does that itself."""
-    return options.hash_ids and "hash_ids" not in fields
 
 
 def _prepare(

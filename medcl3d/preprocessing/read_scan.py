@@ -64,7 +64,11 @@ def read_image(
     Raises DataError with the fault; `SkippedScan` if the policy excludes the scan.
     """
     header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
-    raw = _with_channels(path, raw, channels, volume)
+    count = num_channels(path, raw.shape, channels, volume)
+    if raw.ndim == 3 or (channels == "split" and volume is not None):
+        raw = raw[None] if raw.ndim == 3 else raw[None, ..., volume]
+    else:
+        raw = np.moveaxis(raw, -1, 0)[:count]
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
     if has_channels_first(header.shape):
         n = header.shape[0]
@@ -170,15 +174,6 @@ def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume:
 def has_channels_first(shape: tuple[int, ...]) -> bool:
     """Whether the first axis of a 4-D shape looks like channels: short, and shorter than all others."""
     return len(shape) == 4 and shape[0] <= MANY_CHANNELS and shape[0] < min(shape[1:])
-
-
-def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
-    count = num_channels(path, raw.shape, channels, volume)
-    if raw.ndim == 3:
-        return raw[None]
-    if channels == "split" and volume is not None:
-        return raw[None, ..., volume]
-    return np.moveaxis(raw, -1, 0)[:count]
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:

@@ -65,21 +65,17 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     remedy = "use store_as=int16" + (" or intensity=mri" if task.kind == "none" else "")
     stored, scaling = pack(voxels, task.store_as, task.image, remedy)
     _refuse_constant(task, stored)
-    warnings = [*_header_warnings(image, own_affine), *kind_warnings(image.voxels, task.kind)]
+    warnings = list(image.warnings)
+    if task.assume_spacing_mm is not None:  # warnings of another voxel size are settled
+        settled = spacing_warnings(image.affine)
+        warnings = [warning for warning in warnings if warning not in settled] + spacing_warnings(own_affine)
+    warnings += kind_warnings(image.voxels, task.kind)
     if task.kind != "none":  # unchanged values may be shapes
         warnings += label_warnings(image.voxels)
     is_whole = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels)
     if is_whole and not np.array_equal(stored, voxels):
         warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
     return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
-
-
-def _header_warnings(image: Volume, own_affine: np.ndarray) -> list[str]:
-    """Warnings of a file; those of its voxel size only if no other is assumed."""
-    if own_affine is image.affine:
-        return list(image.warnings)
-    settled = spacing_warnings(image.affine)
-    return [*(warning for warning in image.warnings if warning not in settled), *spacing_warnings(own_affine)]
 
 
 def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:

@@ -45,18 +45,13 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
         remedy = "use fewer workers, or a coarser spacing_mm"
         status, reason = "refused", f"{task.image}: not enough memory for this scan; {remedy}"
     except Exception as error:
-        if isinstance(error, UserError) or _is_in_store(store, error):  # a full disk affects all scans
+        file = error.filename if isinstance(error, OSError) else None
+        is_in_store = file is not None and Path(str(file)).is_relative_to(store)
+        if isinstance(error, UserError) or is_in_store:  # a full disk affects all scans
             raise
         status, reason = "refused", unexpected_error(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
-
-
-def _is_in_store(store: Path, error: Exception) -> bool:
-    """Whether an OSError names a file in the store, not one of the scan's."""
-    if not isinstance(error, OSError) or error.filename is None:
-        return False
-    return Path(str(error.filename)).is_relative_to(store)
 
 
 def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:

@@ -30,7 +30,9 @@ def in_order(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
     # After faulty anonymisation, all instances may share a UID.
     is_unique = len({one.uid for one in slices}) > 1
     for one in ordered[1:]:
-        if is_unique and _is_same(one, kept[-1]):
+        last = kept[-1]
+        is_same = is_unique and (one.uid, one.marks) == (last.uid, last.marks)
+        if is_same and np.allclose(one.position, last.position, atol=1e-3):
             duplicates.append(one.name)
         else:
             kept.append(one)
@@ -41,18 +43,11 @@ def in_order(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
     return kept, warnings
 
 
-def _is_same(one: Slice, other: Slice) -> bool:
-    is_named_equal = one.uid == other.uid and one.marks == other.marks
-    return is_named_equal and np.allclose(one.position, other.position, atol=1e-3)
-
-
 def _refuse_varying(slices: Sequence[Slice]) -> None:
     first = slices[0]
     grids = np.array([[*one.shape, *one.spacing_mm] for one in slices])
-    other = np.flatnonzero(
-        (grids[:, :2] != grids[0, :2]).any(axis=1)
-        | (np.abs(grids[:, 2:] / grids[0, 2:] - 1) > 1e-3).any(axis=1)
-    )
+    has_other_size = (grids[:, :2] != grids[0, :2]).any(axis=1)
+    other = np.flatnonzero(has_other_size | (np.abs(grids[:, 2:] / grids[0, 2:] - 1) > 1e-3).any(axis=1))
     if len(other):
         one = slices[other[0]]
         problem = f"{first.name} has {_grid(first)} and {one.name} {_grid(one)}: not one volume"

@@ -44,10 +44,8 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     table, notes = normalise_columns(table, str(path) if is_json else f"{path}:1")
     names = read_label_names(path.parent / "labels.json")
     made = Manifest.of(table, path.parent, names, outside=allow_outside, places=places, notes=notes)
-    return made.with_skipped(
-        _siblings(made),
-        why=lambda _: f"NIfTI files beside the listed ones are not in {path.name} and are skipped",
-    )
+    why = f"NIfTI files beside the listed ones are not in {path.name} and are skipped"
+    return made.with_skipped(_siblings(made), why=lambda _: why)
 
 
 def _siblings(manifest: Manifest) -> list[Path]:

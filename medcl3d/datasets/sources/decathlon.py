@@ -71,13 +71,12 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     unreadable: list[OSError] = []
     files = files_under(root, unreadable.append)
     manifest = Manifest.of(table, root, names, outside=allow_outside, places=places, notes=notes)
-    return manifest.with_skipped(
-        files, unreadable, lambda file: f"{_kind(file)} are not listed in {path.name} and are skipped"
-    )
 
+    def why(file: str) -> str:
+        kind = "label maps" if file.startswith("labels") else "images"
+        return f"{kind} are not listed in {path.name} and are skipped"
 
-def _kind(file: str) -> str:
-    return "label maps" if file.startswith("labels") else "images"
+    return manifest.with_skipped(files, unreadable, why)
 
 
 def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[Row], list[str]]:

@@ -93,21 +93,16 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
         is_file = root.exists() and not root.is_dir()
         others = [] if is_file else sorted(entry.name for entry in root.glob("[!.]*"))
         if others or is_file:
-            raise ConfigError(
-                problem=f"contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort",
-                remedy="choose an empty folder, or write - instead",
-                place=root,
-            )
+            problem = f"contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort"
+            remedy = "choose an empty folder, or write - instead"
+            raise ConfigError(problem=problem, remedy=remedy, place=root)
         return False
     found = read_json(path, f"delete {root}")
     if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
         raise DataError(path, "is damaged", f"delete {root}")
     if found.get("fields") != fields:
-        raise ConfigError(
-            problem=f"holds a cohort with {found.get('fields')}, not with {fields}",
-            remedy="choose another folder, or delete this one",
-            place=root,
-        )
+        problem = f"holds a cohort with {found.get('fields')}, not with {fields}"
+        raise ConfigError(problem=problem, remedy="choose another folder, or delete this one", place=root)
     return bool(found["complete"])
 
 
