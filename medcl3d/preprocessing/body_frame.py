@@ -14,7 +14,6 @@ from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import write_json
 from medcl3d.io.progress import titled_bar
-from medcl3d.preprocessing.register import register
 from medcl3d.preprocessing.workers import each
 from medcl3d.store.quantise import unpack
 from medcl3d.store.stored_scan import (
@@ -109,6 +108,8 @@ def _registered(about: Description, *, out: Path, reference: Description) -> dic
     }
     if about["scan"] == reference["scan"]:
         return entry
+    from medcl3d.preprocessing.register import register
+
     try:
         result = register(*_volume(out, about), *_volume(out, reference), np.linalg.inv(to_body) @ middle)
     except DataError as error:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.dicom.header import NAMES, SEQUENCES, read_header
+from medcl3d.datasets.dicom.header import OF_A_FILE, read_header
 from medcl3d.datasets.dicom.order import affine_of, in_order
 from medcl3d.datasets.dicom.slices import slices_of
 from medcl3d.datasets.sources.dicom import dicom
@@ -201,8 +201,13 @@ def test_slices_that_share_one_uid_are_not_duplicates(tmp_path: Path) -> None:
 def test_names_of_people_are_not_read() -> None:
     from pydicom.datadict import dictionary_VR
 
-    fields = [*NAMES, *(name for parts in SEQUENCES.values() for names in parts.values() for name in names)]
-    assert not [name for name in fields if dictionary_VR(name) in ("PN", "LT", "ST", "UT")]
+    def names_of(fields: Mapping[str, Any]) -> list[str]:
+        of_items = [name for sequence, inner in fields.items() if sequence for name in names_of(inner)]
+        return [*fields.get("", ()), *of_items]
+
+    names = names_of(OF_A_FILE)
+    assert "PatientID" in names and "CodeValue" in names and "PixelSpacing" in names
+    assert not [name for name in names if dictionary_VR(name) in ("PN", "LT", "ST", "UT")]
 
 
 def test_a_duplicate_slice_is_skipped_with_a_warning(tmp_path: Path) -> None:
