@@ -62,7 +62,7 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
     return place
 
 
-def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
+def dry_run(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
     """Dry run: report the steps of `download`, without a connection and without writing anything.
 
     MachineError if the disk is too small or not writable; DataError if something else is at the path of the

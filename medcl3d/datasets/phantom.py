@@ -182,7 +182,7 @@ def render(
     return grey * _fill_fraction(body, softness_mm), labels
 
 
-def take_scan(
+def simulate_scan(
     patient: Patient, shape: tuple[int, int, int], visit: int, years: float, modality: str
 ) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
     """One scan (int16) and its labels (uint8), with the scanner's field of view, effects and orientation."""

@@ -39,7 +39,7 @@ def _kept_key(raw: Path) -> bytes:
     return path.read_bytes()
 
 
-def hidden(manifest: Manifest, raw: Path) -> Manifest:
+def pseudonymised(manifest: Manifest, raw: Path) -> Manifest:
     """The same scans under hashed ids: links in `raw`, with hashed names, to the source's files.
 
     Scans, patients and frames are hashed, sessions numbered, names removed from notes. All other columns are

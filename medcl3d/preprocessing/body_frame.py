@@ -14,7 +14,7 @@ from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import write_json
 from medcl3d.io.progress import titled_bar
-from medcl3d.preprocessing.workers import each
+from medcl3d.preprocessing.workers import in_parallel
 from medcl3d.store.quantise import unpack
 from medcl3d.store.stored_scan import (
     REGISTERED,
@@ -60,7 +60,8 @@ def register_bodies(
     left = [scan for scan in one_of.values() if scan not in found]
     run = partial(_registered, out=out, reference=described[reference])
     with titled_bar("registering bodies", len(left)) as advance:
-        for entry in each(run, [described[scan] for scan in left], workers, lambda about: str(about["scan"])):
+        todo = [described[scan] for scan in left]
+        for entry in in_parallel(run, todo, workers, lambda about: str(about["scan"])):
             found[entry["scan"]] = entry
             advance("registering bodies")
     for scan, frame in zip(order["scan"], order["frame"], strict=True):

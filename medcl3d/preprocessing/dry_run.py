@@ -33,7 +33,7 @@ MAX_FAULTS = 10  # reported
 NO_SOURCE_FILE = "the source could not convert it to a file"
 
 
-def forecast(
+def dry_run(
     source: str, root: Path | None, out: Path, given: Mapping[str, Any], options: PrepareOptions, say: Say
 ) -> None:
     """Report what a preparation would do, from the manifest and the headers; voxels are not validated.

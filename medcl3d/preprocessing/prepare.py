@@ -14,7 +14,7 @@ from medcl3d.config.choices import parse_choice
 from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.pseudonymise import hidden
+from medcl3d.datasets.pseudonymise import pseudonymised
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.volumes import VOLUME, split_volumes
 from medcl3d.io.array_file import import_blosc2
@@ -61,7 +61,7 @@ def prepare(
             source_fields = json.loads(json.dumps(choice.fields))
             origin = {"name": choice.name, "fields": source_fields, "root": str(read.resolve())}
             if options.hash_ids and "hash_ids" not in choice.fields:  # a source with this field hashes itself
-                manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
+                manifest, origin["fields"]["hash_ids"] = pseudonymised(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
         remedy = "wait for it, or choose another"

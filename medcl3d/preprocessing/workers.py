@@ -28,7 +28,8 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
     outcomes: dict[str, Outcome] = {}
     refused = 0
     with titled_bar("preparing scans", len(tasks)) as advance:
-        for outcome in each(partial(prepare_scan, store=store), tasks, workers, lambda task: str(task.image)):
+        run = partial(prepare_scan, store=store)
+        for outcome in in_parallel(run, tasks, workers, lambda task: str(task.image)):
             outcomes[outcome.scan] = outcome
             refused += outcome.status == "refused"
             advance(f"preparing scans, {refused} refused" if refused else "preparing scans")
@@ -37,7 +38,7 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
     return outcomes
 
 
-def each(
+def in_parallel(
     function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
 ) -> Iterator[R]:
     """Results in order of completion, from `workers` processes (0: one per processor, up to 8).
@@ -53,7 +54,7 @@ def each(
 def _in_processes(
     function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
 ) -> Iterator[R]:
-    """Like `each`; at most two items per worker are in progress, which bounds the memory."""
+    """Like `in_parallel`; at most two items per worker are in progress, which bounds the memory."""
     # Fork is unsafe with the threads of torch and the progress bar.
     context = multiprocessing.get_context("spawn")
     pending: dict[Future[R], T] = {}

@@ -20,7 +20,7 @@ from medcl3d.io.disk_space import require_writable
 from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
-from medcl3d.preprocessing.workers import each
+from medcl3d.preprocessing.workers import in_parallel
 from medcl3d.quality.examine import (
     MAX_PICTURES,
     CheckTask,
@@ -136,7 +136,7 @@ def _findings(
 ) -> dict[str, Finding]:
     found = {}
     with titled_bar(title, len(tasks)) as advance:
-        for finding in each(check_scan, tasks, workers, name_of):
+        for finding in in_parallel(check_scan, tasks, workers, name_of):
             found[finding.scan] = finding
             advance(title)
     return found

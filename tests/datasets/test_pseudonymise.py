@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.datasets.pseudonymise import hidden
+from medcl3d.datasets.pseudonymise import pseudonymised
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.folder import folder
 from medcl3d.preprocessing.options import PrepareOptions
@@ -80,7 +80,7 @@ def test_a_changed_source_file_is_detected_through_its_link(
 
 def test_equal_ids_stay_equal_and_differ_between_keys(tree: Path, tmp_path: Path) -> None:
     found = folder(tree, **PATTERN)
-    one, other = (hidden(found, tmp_path / name).table for name in ("one", "other"))
+    one, other = (pseudonymised(found, tmp_path / name).table for name in ("one", "other"))
     assert (one["frame"] == one["scan"]).all() and one["patient"].nunique() == 2
     assert not set(one["patient"]) & set(other["patient"])
 
@@ -89,4 +89,4 @@ def test_a_path_that_leaves_the_root_is_not_linked(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "manifest.csv").write_text("path,patient\n../secret.nii.gz,p\n")
     with pytest.raises(DataError, match="leaves the root"):
-        hidden(SOURCES.get("csv")(tmp_path / "in"), tmp_path / "raw")
+        pseudonymised(SOURCES.get("csv")(tmp_path / "in"), tmp_path / "raw")

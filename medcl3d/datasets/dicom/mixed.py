@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.dicom.order import in_order
+from medcl3d.datasets.dicom.order import sorted_slices
 from medcl3d.datasets.dicom.slices import MARKS, Slice
 
 # Blocks of slices closer than this many gaps may be one volume with missing slices.
@@ -43,7 +43,7 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
     """
     whole, refusal = None, None
     try:
-        whole = in_order(slices)
+        whole = sorted_slices(slices)
     except DataError as error:
         refusal = error
     # Files of a regular grid without a mark do not split it.
@@ -89,7 +89,7 @@ def _parts(
     for texts in sorted(groups, key=lambda texts: [_as_number(text) for text in texts]):
         if len(groups[texts]) >= min_slices:
             try:
-                ordered, warnings = in_order(groups[texts])
+                ordered, warnings = sorted_slices(groups[texts])
             except DataError:
                 return []
             marks = tuple((MARKS[at], _plain(text)) for at, text in zip(chosen, texts, strict=True))

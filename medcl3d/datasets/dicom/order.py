@@ -16,7 +16,7 @@ SEPARATE = "move them to separate series"
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def in_order(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
+def sorted_slices(slices: Sequence[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
     """The slices sorted along their normal, without duplicates; and warnings on duplicates.
 
     DataError, naming files: different sizes or directions, two slices at one position, a gap, uneven gaps,

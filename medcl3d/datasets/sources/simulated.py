@@ -18,7 +18,7 @@ from pydantic import Field
 from medcl3d.config.field_types import Fraction, PositiveInt, Seed, Size
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, take_scan
+from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, simulate_scan
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.csv import csv as read_csv
 from medcl3d.io.atomic import open_atomic, write_json, write_text
@@ -120,7 +120,7 @@ def _write_patient(
             scan = f"{patient.name}_{visit}_{modality}"
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
             if root is not None:
-                volumes = take_scan(patient, shape, visit, years, modality)
+                volumes = simulate_scan(patient, shape, visit, years, modality)
                 for path, volume in zip(paths, volumes, strict=True):
                     with open_atomic(root / path) as file:
                         file.write(nifti_bytes(volume))
