@@ -60,15 +60,6 @@ class Series:
         return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class SeriesVolume:
-    """``[X, Y, Z]`` voxels (HU of CT, SUV of PET if requested), affine to RAS+ mm, and warnings."""
-
-    voxels: np.ndarray
-    affine: np.ndarray
-    warnings: tuple[str, ...]
-
-
 @contextmanager
 def refusing(called: str, redact: bool = False) -> Iterator[None]:
     """Convert any exception inside to a DataError that names the series, so that the other series are read.
@@ -92,16 +83,19 @@ def refusing(called: str, redact: bool = False) -> Iterator[None]:
 def write_series(series: Series, path: Path) -> tuple[str, ...]:
     """Write a series as NIfTI, in mm; returns its warnings. DataError names the series."""
     with refusing(series.called, series.is_redacted):
-        volume = read_series(series)
-    image = nibabel.Nifti1Image(volume.voxels, volume.affine)
+        voxels, affine, warnings = _read(series)
+    image = nibabel.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     with open_atomic(path) as out:
         out.write(nifti_bytes(image))
-    return volume.warnings
+    return tuple(warnings)
 
 
-def read_series(series: Series) -> SeriesVolume:
-    """The volume of a series. DataError: a tilt, an unknown codec, a PET without the fields for an SUV."""
+def _read(series: Series) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Voxels ``[X, Y, Z]`` (HU of CT, SUV of PET if requested), affine to RAS+ mm, and warnings.
+
+    DataError: a tilt, an unknown codec, a PET without the fields for an SUV.
+    """
     slices, warnings = series.slices, list(series.warnings)
     modality = slices[0].header.modality
     refuse_tilted(slices, resampled=series.tilt == "resample")
@@ -112,7 +106,11 @@ def read_series(series: Series) -> SeriesVolume:
         warnings.append("PET in its stored units, because of pet=raw")
     if modality == "CT" and any(one.units == "US" for one in slices):
         warnings.append("RescaleType is US (units are unspecified); HU are assumed, as for any CT")
-    voxels = _stack(slices, factor)
+    # Slice by slice, so that only about one copy of a scan is in memory.
+    voxels = np.empty((*slices[0].shape, len(slices)), dtype=np.float32, order="F")
+    frames: dict[Path, np.ndarray] = {}
+    for number, one in enumerate(slices):
+        voxels[..., number] = _values(one, frames).T * factor
     if is_suv:
         refuse_impossible(float(voxels.max()))
     affine = affine_of(slices)
@@ -122,16 +120,7 @@ def read_series(series: Series) -> SeriesVolume:
         warnings.append(f"{tilted}: resampled upright, {AIR:g} HU outside")
     if voxels.min() >= -32768 and voxels.max() <= 32767 and np.array_equal(np.round(voxels), voxels):
         voxels = voxels.astype(np.int16)
-    return SeriesVolume(voxels, affine, tuple(warnings))
-
-
-def _stack(slices: tuple[Slice, ...], factor: float) -> np.ndarray:
-    """``Float32[X, Y, Z]``, slice by slice, so that only about one copy of a scan is in memory."""
-    voxels = np.empty((*slices[0].shape, len(slices)), dtype=np.float32, order="F")
-    frames: dict[Path, np.ndarray] = {}
-    for number, one in enumerate(slices):
-        voxels[..., number] = _values(one, frames).T * factor
-    return voxels
+    return voxels, affine, warnings
 
 
 def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
