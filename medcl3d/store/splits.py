@@ -195,7 +195,8 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
         sides = [content["train"], content["test"], content.get("validation", [])]
         folds = content.get("folds", [])
         parts = (*sides, *folds)
-        if not all(isinstance(patient, str) for patient in chain(*parts)) or {*map(type, parts)} != {list}:
+        are_lists = all(isinstance(part, list) for part in parts)
+        if not are_lists or not all(isinstance(patient, str) for patient in chain(*parts)):
             raise ValueError("train, test, validation and each of folds are lists of patient ids in quotes")
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "`medcl3d prepare` writes it") from None
