@@ -14,7 +14,7 @@ import pytest
 
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.dicom.header import OF_A_FILE, read_header
-from medcl3d.datasets.dicom.order import affine_of, in_order
+from medcl3d.datasets.dicom.order import affine_of, sorted_slices
 from medcl3d.datasets.dicom.slices import slices_of
 from medcl3d.datasets.sources.dicom import dicom
 from medcl3d.preprocessing.options import PrepareOptions
@@ -447,7 +447,7 @@ def test_a_real_series_has_the_geometry_and_hu_of_simpleitk_and_the_grid_of_its_
     manifest = dicom(real / "ct" / "dicom_series", tmp_path / "raw")
     voxels, affine = the_only(manifest)
     files = sorted((real / "ct" / "dicom_series").iterdir())
-    ordered, warnings = in_order([one for path in files for one in slices_of(read_header(path))])
+    ordered, warnings = sorted_slices([one for path in files for one in slices_of(read_header(path))])
     theirs = sitk.ReadImage([str(one.header.path) for one in ordered])
     np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(theirs).transpose(2, 1, 0))
     assert voxels.min() >= -1024 and 20 < np.median(voxels[voxels > -200]) < 80, "soft tissue in HU"
