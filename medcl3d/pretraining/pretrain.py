@@ -21,7 +21,7 @@ from medcl3d.pretraining.online_probe import ProbedCrops
 from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
-from medcl3d.pretraining.summary import summary
+from medcl3d.pretraining.summary import memory_estimate, summary
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
@@ -45,6 +45,7 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if config.probe is not None:
             probe = ProbedCrops(config.probe, parts.store, config.data, config.train.log_every)
         if check:
+            say(memory_estimate(parts, device))
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
         run_pretraining(parts, probe, device)

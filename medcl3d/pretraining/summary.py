@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
+from medcl3d.distributed.collectives import world_size
+from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.encoders.memory import activation_bytes
 from medcl3d.encoders.network import forward_flops
+from medcl3d.encoders.recompute import recompute_blocks
 from medcl3d.objectives import HasNotes
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
@@ -37,6 +43,35 @@ def summary(parts: Pretraining) -> str:
             "forward pass",
         ]
     )
+
+
+def memory_estimate(parts: Pretraining, device: torch.device) -> str:
+    """A line with the memory of one rank's step: weights, gradients, optimizer and stored activations.
+
+    Transient buffers are not included. With `train.checkpointing` it changes the network: its blocks
+    recompute their activations.
+    """
+    train, learner, raw = parts.config.train, parts.learner, parts.dataset()[0]
+    if train.checkpointing:
+        recompute_blocks(learner.network)
+    dtype = autocast_dtype(train.precision, device)
+    samples = train.samples_per_step // world_size()
+    activations = sum(
+        len(group.crops) * activation_bytes(learner.network, group.crops.shape[1], group.crops.shape[2:], dtype)
+        for group in raw.groups
+    ) * (min(train.grad_cache or samples, samples) / samples)
+    states = {"adamw": 2, "sgd": 1, "lars": 1}[train.optimizer]  # float32 averages per weight
+    weights = sum(p.numel() * (4 * (2 + states) if p.requires_grad else 4) for p in learner.parameters())
+    crops = sum(len(group.crops) for group in raw.groups)
+    return (
+        f"  memory: about {_size(activations + weights)} per process for {crops} crops per step "
+        f"(estimated; {_size(activations)} of it for activations in "
+        f"{str(dtype or torch.float32).removeprefix('torch.')})"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, batch_grouping: BatchGrouping | None) -> list[str]:
