@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +53,7 @@ def explain(kind: str, name: str) -> str:
 def schema_of(kind: str) -> str:
     """The JSON Schema of a configuration as text. ConfigError for an unknown kind."""
     _known(kind, CONFIGS, "configurations")
-    schema = TypeAdapter(_load(CONFIGS[kind])).json_schema()
+    schema = TypeAdapter(pkgutil.resolve_name(CONFIGS[kind])).json_schema()
     definitions: dict[str, Any] = {}
     resolved = _resolve(schema, definitions)
     resolved["$defs"] = definitions | resolved.get("$defs", {})
@@ -99,11 +99,6 @@ def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[d
     return [whole] if fields.get("required") else [whole, {"const": name, "description": description}]
 
 
-def _load(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _known(name: str, known: Iterable[str], what: str) -> None:
     names = sorted(known)
     if name not in names:
@@ -116,7 +111,8 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 
 def _registry(kind: str) -> Registry:
     _known(kind, [*KINDS, "sets", "configs"], "kinds")
-    return _load(KINDS[kind])
+    registry: Registry = pkgutil.resolve_name(KINDS[kind])
+    return registry
 
 
 def _default(value: Any) -> str:

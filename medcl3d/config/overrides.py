@@ -4,7 +4,7 @@ as YAML.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,10 +30,9 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     """The value of one field.
 
     For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes
-    around it;
-    ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text that is
-    not YAML, or
-    that has a comment which YAML would drop, remains text: types are validated later.
+    around it; ``null`` is None if the field is optional. For any other field the text is parsed as YAML.
+    Text that is not YAML, or that has a comment which YAML would drop, remains text: types are validated
+    later.
 
     where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
     """
@@ -57,17 +56,14 @@ def types_at(schema: Schema, where: Place) -> list[Schema]:
         forms = _forms(node, schema)
         for form in forms:
             if CHOICE_OF in form:
-                return _types_of_choice(registry_of(form[CHOICE_OF]), where[depth:])
+                registry = registry_of(form[CHOICE_OF])
+                known = registry is not None and key in registry.names()
+                return types_at(registry.json_schema(key), where[depth + 1 :]) if registry and known else []
         node = next((inner for form in forms if (inner := below(form, key))), {})
         if not node:
             return [form for other in elsewhere for form in types_at(other, where[depth:])]
         elsewhere = [other for place in node.get(FIELDS_OF, ()) for other in schemas_at(place)] or elsewhere
     return _forms(node, schema)
-
-
-def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
-    known = registry is not None and where[0] in registry.names()
-    return types_at(registry.json_schema(where[0]), where[1:]) if registry is not None and known else []
 
 
 def json_schema_of(model: type) -> Schema:
@@ -79,8 +75,7 @@ def json_schema_of(model: type) -> Schema:
 
 def schemas_at(place: str) -> list[Schema]:
     """The JSON Schema of a configuration, or those of all components of a registry."""
-    module, name = place.split(":")
-    found = getattr(importlib.import_module(module), name)
+    found = pkgutil.resolve_name(place)
     is_registry = isinstance(found, Registry)
     return [found.json_schema(one) for one in found.names()] if is_registry else [json_schema_of(found)]
 
