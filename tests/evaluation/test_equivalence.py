@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from statsmodels.stats.weightstats import ttost_paired
 
-from medcl3d.evaluation.statistics.coverage import simulated
 from medcl3d.evaluation.statistics.crossed import over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.statistics.equivalence import equivalence_p
 from medcl3d.evaluation.statistics.intervals import holm
+from tests.evaluation.coverage import simulated
 
 SPREAD = (0.5, 0.8, 1.0)
 

@@ -101,7 +101,5 @@ MEASURES: dict[str, Measure] = {
 def classification_metrics(
     probabilities: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Each measure of ``probabilities [N, K]`` and class indices ``[N]`` with its 95% bootstrap interval over
-    patients.
-    """
+    """Measures of ``probabilities [N, K]`` and classes ``[N]`` with 95% bootstrap intervals over patients."""
     return over_drawn_patients(MEASURES, probabilities, targets, patients, seed)

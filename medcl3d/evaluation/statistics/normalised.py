@@ -1,6 +1,4 @@
-"""Scores on a common scale of tasks: 0 for an encoder that was not pretrained, 1 for training with all
-labels.
-"""
+"""Scores on a common scale of tasks: 0 without pretraining, 1 for training with all labels."""
 
 from __future__ import annotations
 
