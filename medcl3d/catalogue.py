@@ -28,9 +28,7 @@ def names_of(kind: str) -> list[str]:
 
 
 def explain(kind: str, name: str) -> str:
-    """Description of one component with its fields, types and defaults. ConfigError for an unknown kind or
-    name.
-    """
+    """A component with its fields, types and defaults. ConfigError for an unknown kind or name."""
     if kind == "sets":
         return find_set(name).about()
     _known(name, names_of(kind), kind)
@@ -38,16 +36,11 @@ def explain(kind: str, name: str) -> str:
         return find_config(name).read_text(encoding="utf-8").rstrip()
     registry = _registry(kind)
     fields = describe(registry, name)
-    lines = [
-        f"{name} ({registry.kind})",
-        "",
-        inspect.getdoc(registry.get(name)) or "",
-        "",
-        "fields:" if fields else "no fields",
-    ]
+    about = inspect.getdoc(registry.get(name)) or ""
+    heading = "fields:" if fields else "no fields"
     width = max((len(f.name) for f in fields), default=0)
-    lines += [f"  {f.name:<{width}}  {f.type}, {_default(f.default)}" for f in fields]
-    return "\n".join(lines)
+    lines = [f"  {f.name:<{width}}  {f.type}, {_default(f.default)}" for f in fields]
+    return "\n".join([f"{name} ({registry.kind})", "", about, "", heading, *lines])
 
 
 def schema_of(kind: str) -> str:

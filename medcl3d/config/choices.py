@@ -74,9 +74,7 @@ def describe(registry: Registry, name: str) -> list[FieldSpec]:
 def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> Choice:
     """A component with its fields. ConfigError: unknown, or a wrong field; `name` as in `parse`."""
     if chosen not in registry.names():
-        raise ConfigError(
-            problem=f"no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}",
-            remedy=f"choose from {', '.join(registry.names())}",
-            place=name,
-        )
+        problem = f"no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}"
+        remedy = f"choose from {', '.join(registry.names())}"
+        raise ConfigError(problem=problem, remedy=remedy, place=name)
     return Choice(chosen, parse_fields(registry, chosen, fields, name))

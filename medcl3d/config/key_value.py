@@ -11,9 +11,7 @@ from typer.core import TyperCommand
 
 
 class WithOptions(TyperCommand):
-    """A command that accepts ``KEY=VALUE`` as an option too: ``--store blosc2`` or ``--store=blosc2`` for
-    ``store=blosc2``.
-    """
+    """A command with options for ``KEY=VALUE``: ``--store blosc2`` for ``store=blosc2``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Convert options that the command does not define into pairs, after the other arguments."""
@@ -23,9 +21,7 @@ class WithOptions(TyperCommand):
 
 
 def as_pairs(arguments: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Move ``--key value`` to the end as ``key=value``; options of the command, and names similar to them,
-    stay.
-    """
+    """Move ``--key value`` to the end as ``key=value``; the command's options and similar names stay."""
     kept: list[str] = []
     pairs: list[str] = []
     left = list(arguments)

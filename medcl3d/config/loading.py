@@ -80,11 +80,8 @@ def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
     path = present_path(path, schemas)
     where = tuple(path.split("."))
     if not equals or not all(where):
-        raise ConfigError(
-            problem=f"{text!r} is not an override",
-            remedy="write key.path=value, as in train.steps=100",
-            line=COMMAND_LINE,
-        )
+        problem, remedy = f"{text!r} is not an override", "write key.path=value, as in train.steps=100"
+        raise ConfigError(problem=problem, remedy=remedy, line=COMMAND_LINE)
     _set(tree, path, value_of(value, where, schemas))
 
 

@@ -1,6 +1,4 @@
-"""Values from command-line text: the type of the field decides whether the text is used unchanged or parsed
-as YAML.
-"""
+"""Values from command-line text: by the type of its field, it is used unchanged or parsed as YAML."""
 
 from __future__ import annotations
 

@@ -73,11 +73,8 @@ def present_paths(paths: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
     for path, present in zip(paths, found, strict=True):
         other = first.setdefault(present, path)
         if other != path:
-            raise ConfigError(
-                problem=f"{other} and {path} are two names of one field",
-                remedy=f"give only {present}",
-                line=COMMAND_LINE,
-            )
+            problem, remedy = f"{other} and {path} are two names of one field", f"give only {present}"
+            raise ConfigError(problem=problem, remedy=remedy, line=COMMAND_LINE)
         if path != present:
             warn(f"{COMMAND_LINE}: ", path, _last_change(path, present))
     return found

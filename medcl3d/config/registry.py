@@ -57,17 +57,13 @@ class Registry:
         def keep(constructor: T) -> T:
             known = self._constructors.get(name)
             if known is not None and known.__qualname__ != constructor.__qualname__:
-                raise ValueError(
-                    f"{self.kind} {name!r} is registered twice: {known.__module__} and "
-                    f"{constructor.__module__}"
-                )
+                both = f"{known.__module__} and {constructor.__module__}"
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {both}")
             fields = inspect.signature(constructor).parameters
             for former, present in (renamed or {}).items():
                 if former in fields or present not in fields:
-                    raise ValueError(
-                        f"{self.kind} {name!r}: {former!r} cannot be the former name of {present!r}: "
-                        "only the present name is a field"
-                    )
+                    problem = f"{former!r} cannot be the former name of {present!r}"
+                    raise ValueError(f"{self.kind} {name!r}: {problem}: only the present name is a field")
             made = self._validating(name, constructor)
             self._constructors[name], self._renamed[name] = made, dict(renamed or {})
             self._schemas.pop(name, None)
@@ -128,12 +124,9 @@ class Registry:
 
     def _schema(self, name: str) -> TypeAdapter[Any]:
         constructor = self.get(name)
-        hints = get_type_hints(
-            constructor
-            if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor)
-            else constructor.__init__,
-            include_extras=True,
-        )
+        plain_class = inspect.isclass(constructor) and not dataclasses.is_dataclass(constructor)
+        annotated = constructor.__init__ if plain_class else constructor  # type: ignore[misc]
+        hints = get_type_hints(annotated, include_extras=True)
         options: dict[str, Any] = {}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:

@@ -21,9 +21,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def require_one_of(field: str, value: object, words: Any) -> None:
-    """ConfigError unless a value is one of a `Literal`'s, for functions that are not called through a
-    configuration.
-    """
+    """ConfigError unless a value is one of a `Literal`'s, for functions called without a configuration."""
     known = [str(word) for word in get_args(words)]
     if value not in get_args(words):
         problem = f"no such choice{did_you_mean(str(value), known)}"

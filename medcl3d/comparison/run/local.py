@@ -23,7 +23,6 @@ class LocalChild:
         self.started = self._measured.started
 
     def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
         return self._measured.poll()
 
     def terminate(self) -> None:
@@ -32,12 +31,10 @@ class LocalChild:
             self._measured.process.terminate()
 
     def kill(self) -> None:
-        """Send SIGKILL."""
         if self.poll() is None:
             self._measured.process.kill()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end."""
         self._measured.wait(timeout)
 
 
@@ -48,9 +45,7 @@ class LocalLauncher:
         self.at_once = self.takes = jobs
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
-        """Start runs."""
         return [LocalChild(run, self.at_once) for run in runs]
 
     def busy(self, run: Run) -> bool:
-        """Whether another process is executing this run."""
         return is_locked(run.folder)

@@ -27,15 +27,12 @@ def exclusive_start(folder: Path) -> Iterator[None]:
     except Timeout:
         holder = read_json(folder / HOLDER)
         who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
-        raise ConfigError(
-            problem=f"{who} is running a comparison in this folder",
-            remedy="wait for it, or set another out_dir",
-            place=folder,
-        ) from None
+        problem = f"{who} is running a comparison in this folder"
+        remedy = "wait for it, or set another out_dir"
+        raise ConfigError(problem=problem, remedy=remedy, place=folder) from None
     except OSError as error:
-        raise MachineError(
-            folder, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
-        ) from None
+        problem = f"cannot be written ({error.strerror})"
+        raise MachineError(folder, problem, "set out_dir to a writable folder") from None
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
@@ -44,9 +41,7 @@ def exclusive_start(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is running in this run folder: of a comparison that was killed, or started by
-    hand.
-    """
+    """Whether a process is running in this run folder: of a killed comparison, or started by hand."""
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 
 

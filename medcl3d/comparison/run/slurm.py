@@ -17,16 +17,18 @@ from medcl3d.io.atomic import write_text
 
 MANY = 10**6
 JOB = "job.txt"
-OVER = (
-    "COMPLETED",
-    "CANCELLED",
-    "FAILED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "BOOT_FAIL",
-    "DEADLINE",
-    "REVOKED",
+OVER = set(
+    [
+        "COMPLETED",
+        "CANCELLED",
+        "FAILED",
+        "TIMEOUT",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "BOOT_FAIL",
+        "DEADLINE",
+        "REVOKED",
+    ]
 )
 SAVE_SECONDS = 60.0
 """Seconds that a job may take to save before its end; submitit signals it 90 s before."""
@@ -59,9 +61,7 @@ class RunJob:
                 self._going.wait()
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job leaves its node: the same run, which resumes from its saved
-        state.
-        """
+        """Called by submitit before the job leaves its node: the same run, which resumes."""
         import submitit
 
         self._stop()
@@ -97,7 +97,6 @@ class SlurmChild:
         self.terminate()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end; subprocess.TimeoutExpired if that takes longer."""
         deadline = time.monotonic() + (timeout or 0.0)
         while not self.job.done():
             if timeout is not None and time.monotonic() > deadline:
@@ -106,18 +105,14 @@ class SlurmChild:
 
 
 def is_queued(folder: Path) -> bool:
-    """Whether a job of this run is still queued or running, although the comparison that submitted it has
-    ended.
-    """
+    """Whether a job of this run, submitted by an earlier start, is still queued or running."""
     try:
         job = (folder / JOB).read_text(encoding="utf-8").strip()
         query = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and any(
-        state.strip() not in OVER for state in done.stdout.splitlines() if state.strip()
-    )
+    return done.returncode == 0 and not set(done.stdout.split()) <= OVER
 
 
 class SlurmLauncher:
@@ -134,37 +129,25 @@ class SlurmLauncher:
         try:
             import submitit
         except ImportError:
-            raise MachineError(
-                "executor",
-                "slurm needs submitit, which is not installed",
-                "pip install 'medcl3d[slurm]'",
-                field="executor",
-            ) from None
+            problem, remedy = "slurm needs submitit, which is not installed", "pip install 'medcl3d[slurm]'"
+            raise MachineError("executor", problem, remedy, field="executor") from None
         self.at_once = jobs
         given = dict(parameters)
         cluster = str(given.pop("cluster", "slurm"))
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
-            raise MachineError(
-                "executor",
-                f"slurm: {error}",
-                "start it on a machine with sbatch, or set executor: local",
-                field="executor",
-            ) from None
+            remedy = "start it on a machine with sbatch, or set executor: local"
+            raise MachineError("executor", f"slurm: {error}", remedy, field="executor") from None
         if cluster == "slurm":
-            given = {"slurm_array_parallelism": jobs, **given}
-            given["slurm_additional_parameters"] = {
-                "requeue": True,
-                **given.get("slurm_additional_parameters", {}),
-            }
+            more = {"requeue": True, **given.get("slurm_additional_parameters", {})}
+            given = {"slurm_array_parallelism": jobs, **given, "slurm_additional_parameters": more}
         try:
             self._executor.update_parameters(name="medcl3d", **given)
         except (NameError, TypeError, ValueError) as error:
             raise ConfigError("slurm", None, " ".join(str(error).split())) from None
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
-        """Submit runs as one array."""
         for run in runs:
             prepare_folder(run)
         with self._executor.batch():
