@@ -67,7 +67,7 @@ app = typer.Typer(
 )
 
 
-def say(message: str) -> None:
+def report(message: str) -> None:
     """Print one line to stderr, with the name of the program."""
     print(f"medcl3d: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
@@ -86,10 +86,10 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
             if isinstance(error, KeyboardInterrupt):
-                say("interrupted")
+                report("interrupted")
                 raise typer.Exit(INTERRUPTED) from None
             found = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
-            say(message_of(found, given, function.__name__))
+            report(message_of(found, given, function.__name__))
             raise typer.Exit(found.exit_code) from None
 
     return run
@@ -126,7 +126,7 @@ def config_path(name: str) -> Path:
 
     path = find_config(name)
     if path != Path(name):
-        say(f"{name} is not a file here; reading the packaged configuration {path}")
+        report(f"{name} is not a file here; reading the packaged configuration {path}")
     return path
 
 
@@ -277,7 +277,14 @@ def predict(
     from medcl3d.downstream.predict.predict import predict as run_
 
     run_(
-        run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say
+        run,
+        target,
+        out,
+        probabilities=probabilities,
+        intensity=intensity,
+        force=force,
+        check=check,
+        say=report,
     )
 
 
@@ -309,7 +316,7 @@ def features(
         intensity=intensity,
         force=force,
         check=check,
-        say=say,
+        say=report,
     )
 
 

@@ -82,9 +82,7 @@ def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:
 def _pilot(
     runs: Sequence[Run], config: CompareConfig
 ) -> tuple[list[Components], list[Components], int | None, int] | None:
-    """Variance components of the tested arms, the same with the replicate variance at its upper limit, and
-    the numbers of test patients and replicates.
-    """
+    """Variance components of the arms, also at their upper limit; numbers of test patients and replicates."""
     table = gather(runs, config)
     seeds = complete_replicates(table, config)
     if len(seeds) < 2:

@@ -95,39 +95,35 @@ class Anchors:
 class CompareConfig:
     """A comparison of arms.
 
-    finetune, evaluate    the recipe that measures every arm: one of the two
-    pretrain    fields set in every pretraining; may_differ: further fields in which pretrainings may differ
-    vary        dotted key of finetune or evaluate -> its values; every combination is a cell
-    endpoint    cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean
-                of `metric` over them, one number per replicate and arm
-    family      arms that are tested against the reference, as one family (default: all others); the rest is
-                exploratory
-    margin      the smallest difference that matters, in units of the metric: arms of the family whose
-                difference is shown to be smaller are called equivalent to the reference (default: not
-                declared, no equivalence test)
+    finetune, evaluate  the recipe that measures every arm: one of the two
+    pretrain  fields set in every pretraining; may_differ: further fields in which pretrainings may differ
+    vary  dotted key of finetune or evaluate -> its values; every combination is a cell
+    endpoint  cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean of
+        `metric` over them, one number per replicate and arm
+    family  arms that are tested against the reference, as one family (default: all others); the rest is
+        exploratory
+    margin  the smallest difference that matters, in units of the metric: arms of the family whose difference
+        is shown to be smaller are called equivalent to the reference (default: no equivalence test)
     next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each
-                    only if it
-                was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
-    anchors     arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
-    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`,
-                pretrained with augmentations of one crop and so without a choice of pairs, one for each way
-                in which the arms train; the `placebo` of every strategy that has signal columns; and `mae`,
-                which reconstructs masked blocks and has no pairs. They are outside the tested family
-    stage       confirm, or screen: selects candidates, so nothing is tested
-    screening   file of the screening that this comparison confirms: its seeds and test patients are refused
-                here
+        only if it was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
+    anchors  arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
+    controls  arms that are added if the file has none of their type: `scratch`; `augmented_views`, pretrained
+        with augmentations of one crop and so without a choice of pairs, one for each way in which the arms
+        train; the `placebo` of every strategy that has signal columns; and `mae`, which reconstructs masked
+        blocks and has no pairs. They are outside the tested family
+    stage  confirm, or screen: selects candidates, so nothing is tested
+    screening  file of the screening that this comparison confirms: its seeds and test patients are refused
     cross_dataset_ranking  files of comparisons of the same arms on other data, whose finished results are
-                ranked with this one's
-    folds       number of folds of the split (prepared with as many) in each replicate, each pretrained and
-                measured separately; the replicate's number is the mean over them, so every patient is tested
-                once (default: one split)
+        ranked with this one's
+    folds  number of folds of the split (prepared with as many) in each replicate, each pretrained and
+        measured separately; the replicate's number is the mean over them, so every patient is tested once
+        (default: one split)
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; a confirmation uses new seeds
-    jobs        runs at once; local runs share the processors
-    better      higher or lower; known for the metrics of this package, required for others
-    executor    local, or slurm: each run is a cluster job, submitted through submitit (pip install
-                'medcl3d[slurm]')
-    slurm       resources of a job: submitit's parameters, as timeout_min, mem_gb, gpus_per_node,
-                slurm_partition
+    jobs  runs at once; local runs share the processors
+    better  higher or lower; known for the metrics of this package, required for others
+    executor  local, or slurm: each run is a cluster job, submitted through submitit (pip install
+        'medcl3d[slurm]')
+    slurm  resources of a job: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
 
     out_dir: Path

@@ -44,8 +44,7 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 
 
 def _augmented(config: CompareConfig) -> Controls:
-    """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others
-    train.
+    """Pretrainings with augmentations of one crop, one for each way in which the others train.
 
     Such an arm is trained like the others but chooses no pairs, so its difference to them is the effect of
     the choice. If there are several ways, each control is named after the first arm that trains that way.

@@ -151,21 +151,21 @@ def _stop(children: Sequence[Child]) -> None:
         child.wait()
 
 
-def _outcome(child: Child) -> Outcome | None:
+def _outcome(run: Run, child: Child) -> Outcome | None:
     code = child.poll()
     if code is None:
         return None
     seconds = time.monotonic() - child.started
     try:
-        if code == 0 and is_done(child.run):
-            return Outcome(child.run, "done", seconds)
+        if code == 0 and is_done(run):
+            return Outcome(run, "done", seconds)
     except UserError as error:
-        return Outcome(child.run, "failed", seconds, str(error))
+        return Outcome(run, "failed", seconds, str(error))
     if code == STOPPED and child.resumable:
-        return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
+        return Outcome(run, "stopped", seconds, "its job was stopped too often")
     what = f"exit {code}" if code > 0 else f"killed by signal {-code}"
     what = what if code else "exit 0, but the state in status.json is not done"
-    return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
+    return Outcome(run, "failed", seconds, f"{what}: {last_line(run.folder / LOG)}")
 
 
 def execute(
@@ -199,7 +199,7 @@ def execute(
                 samples, going = grid.samples(), f"{len(grid.children)} running"
                 progress.update(task, completed=samples, description=going)
         finally:
-            _stop(grid.children)
+            _stop([child for _, child in grid.children])
     return grid.outcomes
 
 
@@ -214,7 +214,7 @@ class _Grid:
             self._accept(run)
         self.outcomes = [Outcome(run, "kept") for run in kept]
         self.over = {run.folder: "done" for run in kept}
-        self.children: list[Child] = []
+        self.children: list[tuple[Run, Child]] = []
         self._starts: Counter[Path] = Counter()
         self._times = TimeEstimates()
         self._waiting_for: set[Path] = set()
@@ -237,14 +237,17 @@ class _Grid:
                 ready.append(run)
         if ready:
             self._starts.update(run.folder for run in ready)
-            self.children += launcher.launch(ready)
+            self.children += zip(ready, launcher.launch(ready), strict=True)
 
     def collect(self) -> None:
         """Collect runs that have ended, and runs that can no longer start."""
-        for child, outcome in [(c, o) for c in self.children if (o := _outcome(c)) is not None]:
-            self.children.remove(child)
-            if outcome.state == "stopped" and self._starts[child.run.folder] < MOST_STARTS:
-                self.waiting.append(child.run)
+        for run, child in list(self.children):
+            outcome = _outcome(run, child)
+            if outcome is None:
+                continue
+            self.children.remove((run, child))
+            if outcome.state == "stopped" and self._starts[run.folder] < MOST_STARTS:
+                self.waiting.append(run)
             else:
                 self._finish(replace(outcome, state="failed") if outcome.state == "stopped" else outcome)
         for run in [r for r in self.waiting if r.needs is not None and self.over.get(r.needs) == "failed"]:
@@ -253,14 +256,14 @@ class _Grid:
 
     def report_time(self, at_once: int) -> None:
         """Print estimates of the remaining time of each command's runs, if they are new."""
-        left = [*self.waiting, *(child.run for child in self.children)]
+        left = [*self.waiting, *(run for run, _ in self.children)]
         done = [run for run in self.runs if self.over.get(run.folder) in ("done", "kept")]
         for line in self._times.lines(self.runs, done, left, at_once):
             self.print(line)
 
     def samples(self) -> int:
         """Samples that the runs of this execution have processed."""
-        going = [child.run for child in self.children]
+        going = [run for run, _ in self.children]
         ended = sum(outcome.run.size for outcome in self.outcomes if outcome.state != "kept")
         return ended + sum(run.size * step_of(run) // max(1, run.steps) for run in going)
 

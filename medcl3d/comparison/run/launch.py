@@ -30,7 +30,6 @@ class Child(Protocol):
     resumable  whether a run that ends with exit code 75 (stopped by the cluster) is started again
     """
 
-    run: Run
     started: float
     resumable: bool
 
@@ -43,7 +42,7 @@ class Child(Protocol):
     def kill(self) -> None:
         """End it at once."""
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end; subprocess.TimeoutExpired if that takes longer."""
 
 
@@ -111,12 +110,21 @@ def record_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
 class Measured:
     """A process whose cost is recorded when it ends."""
 
+    resumable = False
+
     def __init__(self, process: subprocess.Popen[bytes], folder: Path):
         self.process, self.folder, self.started = process, folder, time.monotonic()
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs; the cost is recorded at the end."""
         return self._reap(os.WNOHANG)
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            self.process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; subprocess.TimeoutExpired if it takes longer."""

@@ -53,11 +53,11 @@ class RunJob:
 
     def _stop(self) -> None:
         if self._going is not None and self._going.poll() is None:
-            self._going.process.terminate()
+            self._going.terminate()
             try:
                 self._going.wait(SAVE_SECONDS)
             except subprocess.TimeoutExpired:
-                self._going.process.kill()
+                self._going.kill()
                 self._going.wait()
 
     def checkpoint(self) -> Any:
@@ -73,8 +73,8 @@ class SlurmChild:
 
     resumable = True
 
-    def __init__(self, run: Run, job: Any):
-        self.run, self.job, self.started = run, job, time.monotonic()
+    def __init__(self, job: Any, folder: Path):
+        self.job, self.folder, self.started = job, folder, time.monotonic()
 
     def poll(self) -> int | None:
         """The exit code; 1 if the job itself failed (the run's log then has the reason)."""
@@ -83,7 +83,7 @@ class SlurmChild:
         error = self.job.exception()
         if error is None:
             return int(self.job.result())
-        with (self.run.folder / LOG).open("a", encoding="utf-8") as log:
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"job {self.job.job_id} ({self.job.state}): {' '.join(str(error).split())[:500]}\n")
         return 1
 
@@ -152,9 +152,11 @@ class SlurmLauncher:
             prepare_folder(run)
         with self._executor.batch():
             jobs = [self._executor.submit(RunJob(command_of(run), run.folder.absolute())) for run in runs]
+        children: list[Child] = []
         for run, job in zip(runs, jobs, strict=True):
             write_text(run.folder / JOB, f"{job.job_id}\n")
-        return [SlurmChild(run, job) for run, job in zip(runs, jobs, strict=True)]
+            children.append(SlurmChild(job, run.folder))
+        return children
 
     def busy(self, run: Run) -> bool:
         """Whether a process or a job of another start is executing this run, or is queued."""
