@@ -177,14 +177,10 @@ def _data_config(
     modalities: Sequence[str] | None,
     fold: int | None,
 ) -> DataConfig:
-    given = {
-        "root": str(store.root),
-        "patch_size": [patch_size] * 3 if isinstance(patch_size, int) else list(patch_size),
-        "smaller_than_patch": smaller,
-        "modalities": None if modalities is None else list(modalities),
-        "fold": fold,
-    }
-    return parse(given, DataConfig, "PairDataset")
+    size = [patch_size] * 3 if isinstance(patch_size, int) else list(patch_size)
+    given = {"root": str(store.root), "patch_size": size, "smaller_than_patch": smaller, "fold": fold}
+    chosen = None if modalities is None else list(modalities)
+    return parse({**given, "modalities": chosen}, DataConfig, "PairDataset")
 
 
 def _built(registry: Registry, value: Any, name: str) -> Any:

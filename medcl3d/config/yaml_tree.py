@@ -121,10 +121,8 @@ class Tree:
             try:
                 return SCALARS[kind](node.value)
             except ValueError:
-                problem, remedy = (
-                    f"a number of {len(node.value)} digits",
-                    "write a shorter one, or quote it for text",
-                )
+                problem = f"a number of {len(node.value)} digits"
+                remedy = "write a shorter one, or quote it for text"
                 raise ConfigError(where, None, problem, remedy, place=line) from None
         problem = "tags are refused, since a configuration executes no code"
         raise ConfigError(where, node.tag, problem, "write a plain value", place=line)

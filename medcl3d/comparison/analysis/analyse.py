@@ -15,6 +15,7 @@ from medcl3d.comparison.analysis.analysis import (
     ALPHA,
     Analysis,
     ArmNumbers,
+    Equivalence,
     FarReplicate,
     LaterEndpoint,
     Numbers,
@@ -26,9 +27,13 @@ from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
 from medcl3d.comparison.plan.cells import Cell, cells, endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.evaluation.statistics.crossed import Estimate, over_replicates, over_replicates_and_cases
-from medcl3d.evaluation.statistics.endpoint_order import in_order
-from medcl3d.evaluation.statistics.equivalence import Equivalence, equivalence_p
-from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, Interval, holm, wilcoxon_exact
+from medcl3d.evaluation.statistics.intervals import (
+    MIN_REPLICATES_FOR_TEST,
+    Interval,
+    holm,
+    in_order,
+    wilcoxon_exact,
+)
 from medcl3d.evaluation.statistics.label_efficiency import labels_needed
 from medcl3d.evaluation.statistics.outliers import deviations, far
 from medcl3d.evaluation.statistics.power import effect_size, smallest_difference
@@ -197,7 +202,7 @@ def _equivalence(
     if config.margin is None:
         return {}
     family = config.tested_arms
-    p = [float(equivalence_p(differences[name], config.margin)) for name in family] if may_test else []
+    p = [float(differences[name].equivalence_p(config.margin)) for name in family] if may_test else []
     adjusted = dict(zip(family, holm(p).tolist(), strict=True)) if may_test else {}
     intervals = {name: estimate.interval(1 - 2 * ALPHA) for name, estimate in differences.items()}
     return {name: Equivalence(interval, adjusted.get(name)) for name, interval in intervals.items()}

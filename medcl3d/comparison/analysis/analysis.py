@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.cells import Cell, cell_words
 from medcl3d.evaluation.statistics.crossed import Components
-from medcl3d.evaluation.statistics.equivalence import Equivalence
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.evaluation.statistics.rank_stability import RankStability
 
@@ -35,6 +34,19 @@ class PairedTest:
     t: float
     holm: float
     wilcoxon: float
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests of one difference.
+
+    interval  confidence 1 - 2 alpha: 90% for tests at 5%; inside the margin if and only if the unadjusted p
+              is below alpha
+    adjusted  p adjusted over the preregistered family; None if there is no test
+    """
+
+    interval: Interval
+    adjusted: float | None
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.statistics.normalised import normalised
-from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
+from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, normalised, ranks
 
 
 @dataclass(frozen=True)

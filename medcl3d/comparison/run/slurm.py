@@ -17,19 +17,10 @@ from medcl3d.io.atomic import write_text
 
 MANY = 10**6
 JOB = "job.txt"
-OVER = set(
-    [
-        "COMPLETED",
-        "CANCELLED",
-        "FAILED",
-        "TIMEOUT",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "BOOT_FAIL",
-        "DEADLINE",
-        "REVOKED",
-    ]
-)
+OVER = {
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("BOOT_FAIL", "DEADLINE", "REVOKED"),
+}
 SAVE_SECONDS = 60.0
 """Seconds that a job may take to save before its end; submitit signals it 90 s before."""
 
