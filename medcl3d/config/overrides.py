@@ -28,9 +28,8 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     """The value of one field.
 
     For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes
-    around it; ``null`` is None if the field is optional. For any other field the text is parsed as YAML.
-    Text that is not YAML, or that has a comment which YAML would drop, remains text: types are validated
-    later.
+    around it; ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text
+    that is not YAML, or that has a comment which YAML would drop, remains text: types are validated later.
 
     where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
     """

@@ -22,8 +22,7 @@ class Agreement:
     """Agreement of one score with the endpoint, over the encoders that have the score.
 
     correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the
-                 endpoint:
-                 within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
+        endpoint: within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
     pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all
                  (1: best)
     """

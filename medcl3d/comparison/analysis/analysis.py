@@ -26,8 +26,7 @@ class PairedTest:
     """Two-sided p-values of one arm of the preregistered family against the reference.
 
     t          paired t-test with the variance of replicates and cases; holm: adjusted over the family, and
-               over the
-               endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
+        over the endpoints that follow, if some were declared (Holm's procedure is the case of one endpoint)
     wilcoxon   exact, over replicates only and not adjusted: a check
     """
 
