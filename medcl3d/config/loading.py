@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from medcl3d.config.overrides import Schema, json_schema_of, value_of
 from medcl3d.config.plain import plain
-from medcl3d.config.present_names import present_path, present_paths, use_present_names
+from medcl3d.config.present_names import field_at, present_paths, use_present_names
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validate import T, _in_memory, _validate, line_of
 from medcl3d.config.yaml_tree import COMMAND_LINE, Tree
@@ -77,12 +77,11 @@ def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model:
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
     """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError: not an override."""
     path, equals, value = text.partition("=")
-    path = present_path(path, schemas)
-    where = tuple(path.split("."))
-    if not equals or not all(where):
+    if not equals or not all(path.split(".")):
         problem, remedy = f"{text!r} is not an override", "write key.path=value, as in train.steps=100"
         raise ConfigError(problem=problem, remedy=remedy, line=COMMAND_LINE)
-    _set(tree, path, value_of(value, where, schemas))
+    path, types = field_at(path, schemas)
+    _set(tree, path, value_of(value, types))
 
 
 def _set(tree: Tree, path: str, value: Any) -> None:

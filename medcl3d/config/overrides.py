@@ -9,10 +9,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.config.field_types import CHOICE_OF
-from medcl3d.config.json_schema import below, resolved
-from medcl3d.config.registry import Registry, registry_of
-from medcl3d.config.yaml_tree import Place, Tree
+from medcl3d.config.json_schema import resolved
+from medcl3d.config.registry import Registry
+from medcl3d.config.yaml_tree import Tree
 from medcl3d.core.errors import ConfigError
 
 Schema = Mapping[str, Any]
@@ -24,16 +23,15 @@ EMPTY = ("", "~")
 _JSON_SCHEMAS: dict[type, Schema] = {}  # of configurations: making one takes about 20 ms
 
 
-def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
+def value_of(text: str, types: Sequence[Schema]) -> Any:
     """The value of one field.
 
     For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes
     around it; ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text
     that is not YAML, or that has a comment which YAML would drop, remains text: types are validated later.
 
-    where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
+    types: the forms that JSON Schemas allow for the field, empty if unknown.
     """
-    types = [form for schema in schemas for form in types_at(schema, where)]
     try:
         if not types or not all(_is_text(form) or _is_null(form) for form in types):
             return Tree(text, comments=False).value
@@ -43,24 +41,6 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
         return text
     nothing = text in EMPTY or (text.lower() == "null" and any(map(_is_null, types)))
     return None if nothing else text
-
-
-def types_at(schema: Schema, where: Place) -> list[Schema]:
-    """The forms that a JSON Schema allows for a field, [] if it does not define the field."""
-    node = schema
-    elsewhere: list[Schema] = []
-    for depth, key in enumerate(where):
-        forms = _forms(node, schema)
-        for form in forms:
-            if CHOICE_OF in form:
-                registry = registry_of(form[CHOICE_OF])
-                known = registry is not None and key in registry.names()
-                return types_at(registry.json_schema(key), where[depth + 1 :]) if registry and known else []
-        node = next((inner for form in forms if (inner := below(form, key))), {})
-        if not node:
-            return [form for other in elsewhere for form in types_at(other, where[depth:])]
-        elsewhere = [other for place in node.get(FIELDS_OF, ()) for other in schemas_at(place)] or elsewhere
-    return _forms(node, schema)
 
 
 def json_schema_of(model: type) -> Schema:
