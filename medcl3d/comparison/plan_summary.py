@@ -8,7 +8,7 @@ import numpy as np
 
 from medcl3d.comparison.analysis.analyse import analyse
 from medcl3d.comparison.analysis.analysis import ALPHA
-from medcl3d.comparison.analysis.conclusion import number
+from medcl3d.comparison.analysis.number_text import number
 from medcl3d.comparison.analysis.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, Run

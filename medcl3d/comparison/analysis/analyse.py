@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -123,16 +123,12 @@ def _over(
     may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
     later = _later(table, config, seeds, later_cases)
     of_replicates = {name: values.replicates(name, primary) for name in config.arms}
-    # Arm of the family -> its p-values at the primary and the next endpoints, adjusted over all of them.
-    adjusted: dict[str, np.ndarray] = {}
+    raw = {name: float(differences[name].p_value()) for name in family} if may_test else {}
+    adjusted = _adjusted(raw, later)
     tests: dict[str, PairedTest] = {}
-    if may_test and family:
-        raw = {name: float(differences[name].p_value()) for name in family}
-        rows = [[p, *(one.p.get(name, 1.0) for one in later)] for name, p in raw.items()]
-        adjusted = dict(zip(family, in_order(rows), strict=True))
-        for name in family:
-            check = wilcoxon_exact(of_replicates[name], of_replicates[reference])
-            tests[name] = PairedTest(raw[name], float(adjusted[name][0]), check)
+    for name, p in adjusted.items():
+        check = wilcoxon_exact(of_replicates[name], of_replicates[reference])
+        tests[name] = PairedTest(raw[name], float(p[0]), check)
     equivalent = _equivalence(differences, config, may_test and not margin_untested)
     arms = {name: _numbers(name, values, primary, config) for name in config.arms}
     for name, difference in differences.items():
@@ -156,10 +152,7 @@ def _over(
         family=family,
         num_cases=None if cases.of_run is None else len(cases.patients),
         why_not=cases.why_not,
-        pairs={
-            (a, b): values.estimate(a, primary, b).interval()
-            for a, b in itertools.permutations(config.arms, 2)
-        },
+        pairs={(a, b): values.estimate(a, primary, b).interval() for a, b in permutations(config.arms, 2)},
         values={name: tuple(found.tolist()) for name, found in of_replicates.items()},
         arm_types=arm_types,
         stage=config.stage,
@@ -170,6 +163,12 @@ def _over(
         later=tuple(one.tested(adjusted, index) for index, one in enumerate(later, 1)),
     )
     return replace(found, arms=tuple(_with_labels(found)))
+
+
+def _adjusted(raw: Mapping[str, float], later: Sequence[_Next]) -> dict[str, np.ndarray]:
+    """Arm of the family -> its p-values at the primary and the next endpoints, adjusted over all of them."""
+    rows = [[p, *(one.p.get(name, 1.0) for one in later)] for name, p in raw.items()]
+    return dict(zip(raw, in_order(rows), strict=True)) if rows else {}
 
 
 def _numbers(name: str, values: _Values, primary: Sequence[Cell], config: CompareConfig) -> ArmNumbers:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from medcl3d.comparison.analysis.analysis import ALPHA, Analysis, ArmNumbers
+from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.plan.arm_types import ArmType
-from medcl3d.evaluation.statistics.intervals import (
-    MIN_REPLICATES_FOR_CLAIM,
-    MIN_REPLICATES_FOR_TEST,
-    Interval,
-)
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST
 
 CONTROL_NOTES: dict[ArmType, str] = {
     "placebo": " (a placebo: its signal columns are permuted)",
@@ -22,47 +18,10 @@ CONTROL_NOTES: dict[ArmType, str] = {
 """Text after the name of a control in a sentence."""
 MOST_NAMED = 5
 """Arms that a sentence lists with their numbers; the table has the others."""
-MOST_DECIMALS = 8
 NOT_BY_SIGNAL = "the strategy's signal columns, which a placebo permutes, are not shown to help"
 NOT_BY_CHOICE = "the choice of pairs is not shown to help"
 NO_EVIDENCE = "there is no evidence that {} is worth the cost"
 UNTESTED = "by its interval, which is not a test"
-
-
-def number(value: float, sign: bool = False, digits: int | None = None) -> str:
-    """A value with a typographic minus; three decimals, fewer for large values, more if three show 0."""
-    if digits is None:
-        digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-        digits = max(digits, _decimals(abs(value)))
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _decimals(size: float) -> int:
-    """Decimals that show two digits of a value below 0.001; 0 for larger values and for 0."""
-    return min(MOST_DECIMALS, math.ceil(-math.log10(size)) + 1) if 0 < size < 0.001 else 0
-
-
-def numbers(interval: Interval, sign: bool = False) -> list[str]:
-    """Mean, low and high, with more decimals for a narrow interval; only the mean if it is unknown."""
-    if not interval.known:
-        return [number(interval.mean, sign)]
-    finer = _decimals((interval.high - interval.low) / 2) or None
-    return [
-        number(value, sign, finer or (3 if abs(value) < 0.001 else None))
-        for value in (interval.mean, interval.low, interval.high)
-    ]
-
-
-def with_interval(interval: Interval, sign: bool = False) -> str:
-    """``0.712 [0.690, 0.734]``, or the mean alone if the interval is unknown."""
-    mean, *limits = numbers(interval, sign)
-    return f"{mean} [{', '.join(limits)}]" if limits else mean
-
-
-def p_value(p: float) -> str:
-    """``p = 0.012`` or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def conclusion_sentences(analysis: Analysis) -> tuple[str, str]:

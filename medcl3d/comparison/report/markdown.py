@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from medcl3d.comparison.analysis.analysis import Analysis
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, number, p_value, with_interval
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.cells import cell_words
 

@@ -12,11 +12,12 @@ import numpy as np
 
 from medcl3d.comparison.analysis.agreement import better, score_agreement, verdict
 from medcl3d.comparison.analysis.analysis import ALPHA, Analysis
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, number, numbers, p_value
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.cost import costs
 from medcl3d.comparison.analysis.cross_dataset import rank_across
 from medcl3d.comparison.analysis.embedding_maps import embedding_maps, scores, spreads
 from medcl3d.comparison.analysis.incomplete_runs import count, incomplete_runs
+from medcl3d.comparison.analysis.number_text import number, numbers, p_value
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.cells import Cell, cell_words, slug
