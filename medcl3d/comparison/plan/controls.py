@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medcl3d.comparison.plan.cells import dotted
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
@@ -12,9 +12,8 @@ from medcl3d.comparison.plan.runs import model_of
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.config.plain import plain
-
-if TYPE_CHECKING:
-    from medcl3d.pairs import PairStrategy
+from medcl3d.objectives import objective_type
+from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, relates_points, traits_of
 
 AUGMENTED = "augmented_views"
 POINTS = ("num_points", "tolerance_mm", "ignore_mm")
@@ -93,24 +92,18 @@ def _replaced(recipe: Recipe, key: str, value: Any) -> Recipe:
 
 
 def _strategy(fields: Any) -> PairStrategy:
-    from medcl3d.pairs import PAIRS
-
     strategy: PairStrategy = PAIRS.build(fields.pairs)
     return strategy
 
 
 def _num_views(strategy: PairStrategy) -> int:
     """Global views in a sample: `num_views` of the part that draws them, two if it has no such field."""
-    from medcl3d.pairs import parts_of
-
     parts = parts_of(strategy)
     return int(getattr(strategy, "num_views", 2)) if not parts else _num_views(parts[0])
 
 
 def _points(fields: Any) -> dict[str, Any]:
     """Point fields of a strategy that relates points, if they differ from those of the objective."""
-    from medcl3d.pairs import all_parts, relates_points
-
     strategy = _strategy(fields)
     own: dict[str, Any] = {}
     for part in reversed(all_parts(strategy)) if relates_points(strategy) else ():
@@ -120,8 +113,6 @@ def _points(fields: Any) -> dict[str, Any]:
 
 def _takes_pairs(fields: Any) -> bool:
     """Whether the objective uses pairs (MAE does not)."""
-    from medcl3d.objectives import objective_type
-
     return bool(objective_type(fields.objective.name).uses)
 
 
@@ -134,8 +125,6 @@ def _rest(fields: Any) -> dict[str, Any]:
 
 def _placebos(config: CompareConfig) -> Controls:
     """A placebo for every strategy with signal columns that has none in the comparison."""
-    from medcl3d.pairs import traits_of
-
     planned = _used(config)
     have = [_task(fields) for fields in planned.values() if fields.placebo]
     found: Controls = {}
