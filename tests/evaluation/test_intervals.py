@@ -14,7 +14,7 @@ from medcl3d.evaluation.statistics.intervals import holm, wilcoxon_exact
 RNG = np.random.default_rng(7)
 
 
-def test_mean_interval_by_hand():
+def test_an_interval_by_hand():
     """1, 2, 3: mean 2, sd 1, t(0.975, 2) = 4.302653, half width 4.302653 / sqrt(3) = 2.484138."""
     interval = over_replicates([1, 2, 3]).interval()
     assert interval.n == 3
