@@ -143,10 +143,10 @@ def download(
 ) -> None:
     """Download a public data set, verify and unpack it. The same command resumes."""
     from medcl3d.datasets.download import download as run
-    from medcl3d.datasets.download import forecast
+    from medcl3d.datasets.download import dry_run
     from medcl3d.datasets.public_sets import find_set
 
-    (forecast if check else run)(find_set(name), out, say=print)
+    (dry_run if check else run)(find_set(name), out, say=print)
 
 
 @command_with_pairs
@@ -192,9 +192,9 @@ def prepare(
         )
     place = None if root == "-" else at_home(Path(root))
     if check:
-        from medcl3d.preprocessing.dry_run import forecast
+        from medcl3d.preprocessing.dry_run import dry_run
 
-        forecast(source, place, out, given.fields, given.options, say=print)
+        dry_run(source, place, out, given.fields, given.options, say=print)
         return
     from medcl3d.preprocessing.prepare import prepare as run
 

@@ -128,7 +128,7 @@ def _errors(
     collection, (scan, voxel), (other, target) = store.collection, query, wanted
     target_mm = collection.world(np.array([other]), target[None])[0]
     distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - target_mm, axis=1)
-    same = np.linalg.norm(collection.matched(scan, other, voxel) - target_mm)
+    same = np.linalg.norm(collection.corresponding_point(scan, other, voxel) - target_mm)
     return round(float(distance[matches].mean()), 3), round(float(same), 3), round(float(distance.mean()), 3)
 
 

@@ -192,7 +192,7 @@ class _Measuring:
         }
         if self.probe.controls:
             places["place"] = np.array(
-                [collection.matched(one.scan, target.scan, one.voxels[number]) for number in both]
+                [collection.corresponding_point(one.scan, target.scan, one.voxels[number]) for number in both]
             )
         errors = {source: np.linalg.norm(found - truth, axis=1) for source, found in places.items()}
         for index, number in enumerate(both):
