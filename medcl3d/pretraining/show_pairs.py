@@ -17,9 +17,9 @@ from medcl3d.distributed.collectives import say
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_audit import Structures, audit_of
-from medcl3d.pretraining.pair_distances import distances_of
-from medcl3d.pretraining.pair_measures import PairFacts, facts_of
+from medcl3d.pretraining.pair_audit import audit_of
+from medcl3d.pretraining.pair_labels import Structures
+from medcl3d.pretraining.pair_measures import PairFacts, distances_of, facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
@@ -58,8 +58,7 @@ def show_pairs(
 ) -> PairFacts | None:
     """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
-    Returns the facts of the batch; None with `check`, which draws nothing. ConfigError, DataError,
-    MachineError.
+    Returns the facts of the batch; None with `check`, which draws nothing.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(

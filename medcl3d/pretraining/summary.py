@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medcl3d.encoders.cost import forward_flops
-from medcl3d.objectives import HasNotes, Objective
+from medcl3d.encoders.network import forward_flops
+from medcl3d.objectives import HasNotes
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pretraining.compatibility import fields_without_effect
@@ -19,6 +19,7 @@ def summary(parts: Pretraining) -> str:
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
     pairs = f"{config.pairs.name} (placebo)" if config.placebo else config.pairs.name
     patients = parts.scans.collection.table["patient"].nunique()
+    notes = learner.objective.notes(config.train.steps) if isinstance(learner.objective, HasNotes) else ()
     flops = forward_flops(learner.network, parts.store.num_channels, config.data.patch_size)
     return "\n".join(
         [
@@ -27,25 +28,15 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors, batch_grouping_of(parts.strategy, parts.scans.collection)),
-            *(
-                f"  {line}"
-                for line in fields_without_effect(
-                    config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
-                )
-            ),
+            *(f"  {line}" for line in fields_without_effect(parts)),
             *warmup_warning(config.train),
-            *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
+            *(f"  {note}" for note in notes),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective "
             f"{count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
             "forward pass",
         ]
     )
-
-
-def objective_notes(objective: Objective, steps: int) -> list[str]:
-    """Notes of an objective on a training of `steps` steps."""
-    return list(objective.notes(steps)) if isinstance(objective, HasNotes) else []
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, batch_grouping: BatchGrouping | None) -> list[str]:

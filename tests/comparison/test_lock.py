@@ -82,7 +82,7 @@ def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison)
     path = comparison()
     with (
         exclusive_start(Path("runs")),
-        pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"),
+        pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait until it ends"),
     ):
         compare(path, SMALL)
     with exclusive_start(Path("runs")):
