@@ -197,7 +197,7 @@ def test_loss_refuses_weights() -> None:
 def test_prepare_opens_its_store_and_refuses_options(tmp_path: Path) -> None:
     message: list[str] = []
     options: dict[str, Any] = {"num_patients": 2, "shape": [16, 16, 16], "workers": 1}
-    store = medcl3d.prepare("simulated", out=tmp_path / "out", say=message.append, **options)
+    store = medcl3d.prepare("simulated", out=tmp_path / "out", report=message.append, **options)
     assert len(store) == len(medcl3d.open_store(str(tmp_path / "out"))) > 0 and message
     with pytest.raises(ConfigError, match="spacing"):
         medcl3d.prepare("simulated", out=tmp_path / "other", spacing=[1, 1, 1])

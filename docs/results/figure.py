@@ -13,7 +13,8 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
-from medcl3d.evaluation.statistics.intervals import Interval, mean_interval
+from medcl3d.evaluation.statistics.crossed import over_replicates
+from medcl3d.evaluation.statistics.intervals import Interval
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt
@@ -53,7 +54,8 @@ def differences(panel: Panel) -> dict[str, Interval]:
         rows = rows[rows[column] == value]
     values = rows.groupby(["arm", "seed"], sort=False)[panel.metric].mean().unstack()
     others = [arm for arm in values.index if arm != panel.reference]
-    return {arm: mean_interval((values.loc[arm] - values.loc[panel.reference]).to_numpy()) for arm in others}
+    differences = {arm: (values.loc[arm] - values.loc[panel.reference]).to_numpy() for arm in others}
+    return {arm: over_replicates(found).interval() for arm, found in differences.items()}
 
 
 def draw(path: Path) -> None:

@@ -13,7 +13,6 @@ from medcl3d.comparison.analysis.embedding_maps import (
     embedding_maps,
     scores,
     shown_columns,
-    spread,
     spreads,
 )
 from medcl3d.comparison.plan.runs import Run
@@ -42,7 +41,8 @@ def test_scores_are_means_with_the_smallest_and_the_largest_replicate(tmp_path: 
         "a t-interval would begin below 1, which RankMe cannot be"
     )
     assert "alpha_req" not in shown, "unknown scores are not averaged"
-    assert not spread([3.0]).known
+    (single,) = spreads({"a": {0: {"rankme": 3.0}}}).values()
+    assert not single["rankme"].known
 
 
 def test_an_encoder_without_scores_in_every_replicate_is_left_out(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.evaluation.statistics.crossed import over_replicates
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "crop_retrieval/average_precision"
@@ -34,7 +34,7 @@ def figures(cell: str) -> list[float]:
 
 
 def assert_shows(cell: str, values: pd.Series) -> None:
-    interval = mean_interval(values.to_numpy())
+    interval = over_replicates(values.to_numpy()).interval()
     assert figures(cell) == pytest.approx([interval.mean, interval.low, interval.high], abs=6e-4)
 
 

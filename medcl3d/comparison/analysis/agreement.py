@@ -1,6 +1,4 @@
-"""Agreement of label-free scores with the endpoint: rank correlation, and the encoder that each score
-selects.
-"""
+"""Agreement of label-free scores with the endpoint: rank correlation, and each score's best encoder."""
 
 from __future__ import annotations
 
@@ -24,8 +22,7 @@ class Agreement:
     """Agreement of one score with the endpoint, over the encoders that have the score.
 
     correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the
-                 endpoint:
-                 within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
+        endpoint: within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
     pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all
                  (1: best)
     """
@@ -37,9 +34,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score ->
-    agreement.
-    """
+    """Agreement of all scores, by score. order: pretrainings, best at the endpoint first."""
 
     order: tuple[str, ...]
     by_score: dict[str, Agreement]
@@ -57,16 +52,11 @@ def score_agreement(
     for name, arm in config.arms.items():
         if arm.pretraining in found:
             arm_of.setdefault(arm.pretraining, name)
-    gains = {
-        encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float)
-        for encoder, arm in arm_of.items()
-    }
+    sign = 1.0 if higher else -1.0
+    gains = {encoder: sign * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
     by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
-    return (
-        ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score)
-        if by_score
-        else None
-    )
+    order = tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean()))
+    return ScoreAgreement(order, by_score) if by_score else None
 
 
 def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Agreement | None:
@@ -95,12 +85,10 @@ def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Int
     """A rank correlation over `num` encoders with its interval over other encoders, within [-1, 1].
 
     Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The
-    correlation of few
-    encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a step, 6 / (num^3 -
-    num).
-    Averaging over replicates of the same encoders does not shorten the interval, so it covers the true value
-    at least
-    as often as its nominal level (docs/statistics.md). ValueError for fewer than four.
+    correlation of few encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a
+    step, 6 / (num^3 - num). Averaging over replicates of the same encoders does not shorten the interval, so
+    it covers the true value at least as often as its nominal level (docs/statistics.md). ValueError for fewer
+    than four.
     """
     if num < FEWEST_ENCODERS:
         raise ValueError(

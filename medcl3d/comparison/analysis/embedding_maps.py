@@ -51,32 +51,25 @@ class Spread:
         return bool(np.isfinite(self.low))
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """The spread of one number per replicate."""
-    ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
-    return Spread(float(np.mean(values)), *ends)
-
-
 def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
     """Pretraining -> score -> its spread over replicates, if all have it.
 
     Not a t-interval: with two replicates it would exceed the range of the score.
     """
-    return {
-        name: {
-            score: spread([v[score] for v in by_seed.values()])
-            for score in BETTER
-            if all(score in v for v in by_seed.values())
-        }
-        for name, by_seed in found.items()
-    }
+    spread_of: dict[str, dict[str, Spread]] = {}
+    for name, by_seed in found.items():
+        spread_of[name] = {}
+        for score in BETTER:
+            if all(score in row for row in by_seed.values()):
+                values = [row[score] for row in by_seed.values()]
+                ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
+                spread_of[name][score] = Spread(float(np.mean(values)), *ends)
+    return spread_of
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same
-    order.
-    """
+    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text."""
 
     encoder: str
     places: np.ndarray
@@ -84,9 +77,7 @@ class EmbeddingMap:
 
 
 def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
-    """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and
-    Hinton, JMLR 2008).
-    """
+    """A t-SNE (van der Maaten, JMLR 2008) of each pretraining of the first replicate, if it is finite."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
@@ -95,14 +86,9 @@ def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
+        arrays.pop("scan", None)
         if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
-            found.append(
-                EmbeddingMap(
-                    run.name,
-                    _plane(features),
-                    {name: values for name, values in arrays.items() if name != "scan"},
-                )
-            )
+            found.append(EmbeddingMap(run.name, _plane(features), arrays))
     return found
 
 

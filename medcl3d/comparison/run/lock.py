@@ -29,9 +29,7 @@ def exclusive_start(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is running in this run folder: of a comparison that was killed, or started by
-    hand.
-    """
+    """Whether a process is running in this run folder: of a killed comparison, or started by hand."""
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 
 
