@@ -27,7 +27,7 @@ def activation_bytes(
     forward_flops(network, in_channels, patch_size)  # constants that a network caches are real from here on
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     state = (*network.named_parameters(), *network.named_buffers())
-    fake = {name: mode.from_tensor(tensor) for name, tensor in state}
+    fake: dict[str, Tensor] = {name: mode.from_tensor(tensor) for name, tensor in state}
     weights = {tensor.untyped_storage()._cdata for tensor in fake.values()}
     stored: dict[int, tuple[Tensor, int]] = {}  # with the tensors, so that no address is used twice
 

@@ -57,7 +57,8 @@ def memory_estimate(parts: Pretraining, device: torch.device) -> str:
     dtype = autocast_dtype(train.precision, device)
     samples = train.samples_per_step // world_size()
     activations = sum(
-        len(group.crops) * activation_bytes(learner.network, group.crops.shape[1], group.crops.shape[2:], dtype)
+        len(group.crops)
+        * activation_bytes(learner.network, group.crops.shape[1], group.crops.shape[2:], dtype)
         for group in raw.groups
     ) * (min(train.grad_cache or samples, samples) / samples)
     states = {"adamw": 2, "sgd": 1, "lars": 1}[train.optimizer]  # float32 averages per weight
