@@ -30,7 +30,7 @@ from medcl3d.objectives.dense import point_features, point_keys, sample_rows
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_labels import STRUCTURES, Labels, labels_of
+from medcl3d.pretraining.pair_labels import STRUCTURES, Labels, Structures, labels_of
 from medcl3d.pretraining.pair_measures import PLACES, PairDistances, PairFacts, distances_of, place_of_pairs
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import summary
@@ -38,6 +38,8 @@ from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 
 BATCHES = 20
+FEW_BATCHES = 5  # of an audit beside other work: show_pairs, the end of a pretraining
+PAIR_AUDIT = "pair_audit.json"  # in the run folder of a pretraining
 MIN_NORM = 1e-6  # of a standardised feature vector
 OTHER_PATIENTS = len(PLACES) - 1
 
@@ -186,6 +188,16 @@ def audit(
         write_text(out.with_suffix(".csv"), found.patient_pairs.to_csv(index=False))
     say("\n".join(found.lines()))
     return found
+
+
+def audit_by_structures(parts: Pretraining, network: Network | None = None) -> PairAudit | None:
+    """Audit the first `FEW_BATCHES` batches by label maps; None if none of their items is in a structure."""
+    if not any(parts.store.has_label(int(row)) for row in parts.scans.rows):
+        return None
+    try:
+        return audit_of(parts, Structures(parts.store), network, FEW_BATCHES)
+    except DataError:
+        return None
 
 
 def audit_of(

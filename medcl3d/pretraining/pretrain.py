@@ -14,10 +14,13 @@ from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.distributed.collectives import process_group, rank, say
 from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
+from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import export_embeddings
 from medcl3d.pretraining.online_probe import ProbedCrops
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT, audit_by_structures
 from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
@@ -100,11 +103,20 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
 
 
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
-    """Write the encoder and the embedding export, and mark the run as done."""
+    """Write the encoder, the embedding export and the pair audit, and mark the run as done."""
     if rank() == 0:
         run.weights("encoder", parts.learner.network, sidecar(parts, parts.config.train.steps))
         export_embeddings(parts, run, device)
+        export_audit(parts, run)
     run.status("done", parts.config.train.steps)
+
+
+def export_audit(parts: Pretraining, run: RunFolder) -> None:
+    """Write the audit of the pairs to pair_audit.json, if there are pairs and scans with label maps."""
+    network = parts.learner.network.cpu() if needs_features(parts.strategy) else None
+    audit = None if parts.config.objective.name == "mae" else audit_by_structures(parts, network)
+    if audit is not None:
+        write_json(run.path / PAIR_AUDIT, audit.as_dict())
 
 
 def sidecar(parts: Pretraining, step: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Agreement of label-free scores with the endpoint: rank correlation, and each score's best encoder."""
+"""Agreement of scores of encoders and pairs with the endpoint: rank correlation, best encoder by each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from medcl3d.comparison.analysis.embedding_maps import Scores
+from medcl3d.comparison.analysis.embedding_maps import DIRECTIONS, Scores
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.evaluation.statistics.intervals import Interval
 
 FEWEST_ENCODERS = 4
@@ -21,7 +20,7 @@ FEWEST_ENCODERS = 4
 class Agreement:
     """Agreement of one score with the endpoint, over the encoders that have the score.
 
-    correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the
+    correlation  Spearman's, between the score (signed so that larger is better) and the
         endpoint: within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
     pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all
                  (1: best)
@@ -54,7 +53,7 @@ def score_agreement(
             arm_of.setdefault(arm.pretraining, name)
     sign = 1.0 if higher else -1.0
     gains = {encoder: sign * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
-    by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
+    by_score = {score: one for score in DIRECTIONS if (one := _agreement(score, found, gains)) is not None}
     order = tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean()))
     return ScoreAgreement(order, by_score) if by_score else None
 
@@ -78,7 +77,7 @@ def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Ag
 
 def better(score: str, value: float) -> float:
     """A score with its sign chosen so that larger is what its authors call better."""
-    return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[BETTER[score]]
+    return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[DIRECTIONS[score]]
 
 
 def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Interval:

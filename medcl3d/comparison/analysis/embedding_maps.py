@@ -1,4 +1,4 @@
-"""Label-free results of a comparison's encoders: scores, and embedding maps."""
+"""Results of a comparison's encoders without the labels of the task: scores, and embedding maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
+DIRECTIONS = BETTER | {"pair_purity": "higher", "pair_false_negatives": "lower"}
+"""The better direction of label-free scores of an encoder, and of the audit of its pairs."""
 FEWEST_CROPS = 8
 MOST_NAMES, FEWEST_DOTS = 7, 5
 """Limits of a map's colours: more names would share colours, and fewer dots do not show a group."""
@@ -27,14 +30,20 @@ def scores(runs: Sequence[Run]) -> Scores:
     of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
         if not run.measures and (values := read_json(run.folder / SCORES).get("scores")) is not None:
-            of_folds.setdefault((run.name, run.seed), []).append(values)
+            of_folds.setdefault((run.name, run.seed), []).append(values | _pair_scores(run))
     found: Scores = {}
     for (name, seed), rows in of_folds.items():
-        known = [score for score in BETTER if all(score in row for row in rows)]
+        known = [score for score in DIRECTIONS if all(score in row for row in rows)]
         found.setdefault(name, {})[seed] = {
             score: float(np.mean([row[score] for row in rows])) for score in known
         }
     return {name: by_seed for name, by_seed in found.items() if set(by_seed) == seeds}
+
+
+def _pair_scores(run: Run) -> dict[str, float]:
+    audit = read_json(run.folder / PAIR_AUDIT)
+    shares = {f"pair_{name}": audit.get(name) for name in ("purity", "false_negatives")}
+    return {name: share["mean"] for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
     spread_of: dict[str, dict[str, Spread]] = {}
     for name, by_seed in found.items():
         spread_of[name] = {}
-        for score in BETTER:
+        for score in DIRECTIONS:
             if all(score in row for row in by_seed.values()):
                 values = [row[score] for row in by_seed.values()]
                 ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))

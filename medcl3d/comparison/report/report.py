@@ -15,7 +15,7 @@ from medcl3d.comparison.analysis.analysis import ALPHA, Analysis
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.cost import costs
 from medcl3d.comparison.analysis.cross_dataset import rank_across
-from medcl3d.comparison.analysis.embedding_maps import embedding_maps, scores, spreads
+from medcl3d.comparison.analysis.embedding_maps import DIRECTIONS, embedding_maps, scores, spreads
 from medcl3d.comparison.analysis.incomplete_runs import count, incomplete_runs
 from medcl3d.comparison.analysis.number_text import number, numbers, p_value
 from medcl3d.comparison.analysis.results import contrasts
@@ -38,7 +38,6 @@ from medcl3d.comparison.report.reproducibility import documents, provenance_entr
 from medcl3d.comparison.report.sentences import basis, endpoint, incomplete, measured_side, tests
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.comparison.run.timing import duration, metric_rows
-from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
@@ -196,7 +195,7 @@ def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConf
     found = scores(runs)
     agreed = score_agreement(found, config, analysis.values, analysis.higher)
     return {
-        "score_names": BETTER,
+        "score_names": DIRECTIONS,
         "scores": spreads(found),
         "better": better,
         "agreement": agreed,
