@@ -24,7 +24,7 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.pairs.pair_of_crops import relate_points
 
 
 @OBJECTIVES.register("dense")
@@ -94,7 +94,7 @@ class Dense(nn.Module):
         """The relation of points from a strategy that relates their crops."""
 
         def relate_gated(rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
-            if bool((rows.point < 0).all()):
+            if rows.are_views:
                 return relate(rows, cols, similarity)  # whole views, in an objective that compares both
             crops = relate(crop_keys(rows), crop_keys(cols), similarity)
             # Two points of one view are in the same crop, which a strategy does not relate to itself.
