@@ -40,7 +40,7 @@ class Dense(nn.Module):
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = True
 
     def __init__(
@@ -103,7 +103,11 @@ class Dense(nn.Module):
             positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
             # Different points of attracting crops are negatives.
             negative = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
-            return Relation(positive, (1 - positive) * points.negative * negative)
+            negative = (1 - positive) * points.negative * negative
+            if crops.budget is None:
+                return Relation(positive, negative)
+            # Corresponding points have the budget of their crops.
+            return Relation(positive, negative, crops.budget.masked_fill(points.positive == 0, torch.nan))
 
         return relate_gated
 

@@ -28,7 +28,7 @@ class GlobalDense(nn.Module):
     Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = True
     dim = 0
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from medcl3d.pairs.same_patient import SamePatient as SamePatient
     from medcl3d.pairs.slice_position import SlicePosition as SlicePosition
     from medcl3d.pairs.tabular_neighbours import TabularNeighbours as TabularNeighbours
+    from medcl3d.pairs.time_decay import TimeDecay as TimeDecay
     from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence as VoxelCorrespondence
 
 PAIRS = Registry("pair strategy", __name__)

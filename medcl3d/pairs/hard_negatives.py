@@ -120,4 +120,4 @@ class HardNegatives:
         if similarity.requires_grad:
             log_weight = self._log_weight(inner, similarity)
         weight = torch.exp(self.concentration * similarity.double() / self.temperature + log_weight[:, None])
-        return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype))
+        return replace(inner, negative=(inner.negative * weight).to(inner.negative.dtype))

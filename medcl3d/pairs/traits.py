@@ -26,8 +26,9 @@ class StrategyTraits:
     """What a strategy declares besides its methods.
 
     signal_columns    key columns that carry the signal: a placebo permutes them (none: no placebo exists)
-    signal_weights    the parts of the relation ("positive", "negative") that carry the signal. An objective
-                      that uses none of them is refused
+    signal_weights    the parts of the relation ("positive", "negative", "budget") that carry the signal. An
+                      objective that uses none of them is refused
+    budget_weight     weight in the loss of the pairs with a budget (0: the relation has no budget)
     constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (None:
                       unknown). It makes relating large batches faster
     within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
@@ -51,6 +52,7 @@ class StrategyTraits:
 
     signal_columns: tuple[str, ...] = ()
     signal_weights: frozenset[str] = frozenset({"positive", "negative"})
+    budget_weight: float = 0.0
     constant_across: tuple[str, ...] | None = None
     within_scan: tuple[str, ...] = ()
     samples_per_scan: int = 1

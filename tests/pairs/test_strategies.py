@@ -47,10 +47,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 # Changes of the collection that they need.
 COLLECTIONS: dict[str, Callable[[Collection], Collection]] = {
     "longitudinal": visits,
+    "time_decay": visits,
     "cross_modality": one_session,
 }
 SOFT = (
     "longitudinal",
+    "time_decay",
     "physical_overlap",
     "tabular_neighbours",
     "multi_crop",
