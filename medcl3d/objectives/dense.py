@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
-from medcl3d.core.batch import PairBatch, Points, ViewGroup
+from medcl3d.core.batch import REGION, PairBatch, Points, ViewGroup
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
@@ -130,7 +130,10 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
     keys = group.keys.map(lambda column: column.repeat_interleave(count, dim=0))
     position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows].flatten(0, 1)
     point = torch.arange(count, device=rows.device).repeat(len(rows))
-    return replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
+    found = replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
+    if points.region is None:
+        return found
+    return replace(found, metadata={**keys.metadata, REGION: points.region[rows].flatten(0, 1)})
 
 
 def point_features(

@@ -127,6 +127,8 @@ class Relating(nn.Module):
         if self.strategy is not None and needs_features(self.strategy):
             with torch.autocast(z.device.type, enabled=False):
                 rows, cols = self._link(rows, cols, z @ columns.T)
+        elif self.strategy is not None:
+            self.sums = sums_of(self.strategy, rows)
         shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
 
         gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)

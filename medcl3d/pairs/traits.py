@@ -39,6 +39,8 @@ class StrategyTraits:
                       represent (None: if one of an inner strategy may)
     relates_points    whether `relate` also accepts the keys of points. The strategy's `num_points`,
                       `tolerance_mm` and `ignore_mm` then replace those of a dense objective
+    reads_regions     whether `relate` reads the regions of points
+    supervoxel_mm     the regions are supervoxels with this edge, within a sample (None: of label maps)
     inner_draws_only  whether the inner strategies only draw the views, and their relations are not used
     needs_features    whether `relate` needs the columns that `link` adds (None: yes, if there is a `link`)
     queue_size        number of embeddings of earlier batches that are related as further columns
@@ -59,6 +61,8 @@ class StrategyTraits:
     batch_grouping: Callable[[Collection], BatchGrouping | None] | None = None
     crosses_patients: bool | None = None
     relates_points: bool = False
+    reads_regions: bool = False
+    supervoxel_mm: float | None = None
     inner_draws_only: bool = False
     needs_features: bool | None = None
     queue_size: int = 0
@@ -173,6 +177,12 @@ def crosses_patients(strategy: PairStrategy) -> bool:
 def relates_points(strategy: PairStrategy) -> bool:
     """Whether `relate` accepts the keys of points."""
     return bool(traits_of(strategy).relates_points)
+
+
+def region_traits_of(strategy: PairStrategy) -> StrategyTraits | None:
+    """The traits of the part of a strategy that reads the regions of points; None if none does."""
+    traits = [traits_of(part) for part in all_parts(strategy)] if relates_points(strategy) else []
+    return next((one for one in traits if one.reads_regions), None)
 
 
 def num_points_of(points: object) -> int:

@@ -166,8 +166,8 @@ def test_descent_brings_visits_to_their_budget_and_no_further() -> None:
         strategy = TimeDecay(budget=0.3, per_year=0.0, across=across)
         relation = strategy.relate(keys, keys, None)
         z = torch.eye(4, dtype=torch.float64).add(0.1).requires_grad_()
-        optimizer, loss = torch.optim.SGD([z], lr=0.5), ContrastiveLoss(budget_weight=5.0)
-        for _ in range(200):
+        optimizer, loss = torch.optim.SGD([z], lr=0.05), ContrastiveLoss(budget_weight=5.0)
+        for _ in range(400):
             optimizer.zero_grad()
             loss(z, relation.positive, relation.negative, relation.budget).backward()
             optimizer.step()
