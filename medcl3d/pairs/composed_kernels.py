@@ -68,6 +68,7 @@ class ComposedKernels:
                 self.site,
                 "is one of the columns that attract, and cannot be unlearned too",
                 "remove it from columns, or choose another column",
+                colon=False,
             )
 
     @cached_property
