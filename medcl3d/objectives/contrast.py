@@ -16,6 +16,7 @@ from medcl3d.losses.budget import BudgetedPairs
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
+from medcl3d.pairs.traits import REPELS
 
 
 def contrast(
@@ -44,6 +45,9 @@ def contrast(
     valid_rows, valid_columns = _is_valid(rows.keys), _is_valid(column_keys)
     z, keys = rows.z[valid_rows], rows.keys[valid_rows]
     columns, column_keys = relating.columns(columns[valid_columns], column_keys[valid_columns])
+    if only_queue_repels:  # known before linking, so that a strategy weights only what repels
+        queued = column_keys.linked["support"] >= 0
+        column_keys = replace(column_keys, linked={**column_keys.linked, REPELS: queued})
     relate_block, tally, budgeted = relating.tiles(keys, column_keys, z, columns), Tally(), BudgetedPairs()
 
     def relate_and_count(block: slice, similarity: Tensor) -> Tile:
@@ -82,9 +86,8 @@ def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     """Set M = 0 for columns outside the queue."""
     if tile.columns is not None:
         raise ValueError("a tile with some columns only cannot mark the others as ignored")
-    queued = columns.linked["support"] >= 0
     with torch.set_grad_enabled(tile.similarity is not None):
-        negative = tile.relation.negative * queued
+        negative = tile.relation.negative * columns.linked[REPELS]
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 

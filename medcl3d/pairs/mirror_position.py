@@ -32,7 +32,7 @@ class MirrorPosition(PointsOfCrops):
     min_iou, max_iou  overlap of the two crops of a sample
 
     Views (an objective without points): P = 1 within the sample, M as above between views.
-    Flips of left and right in the views contradict it: set `flip_probability: [0, 0.5, 0.5]`.
+    Views that flip left and right are refused, unless beta is 0: set `flip_probability: [0, 0.5, 0.5]`.
     Source: our own; not found elsewhere.
     """
 
@@ -43,7 +43,10 @@ class MirrorPosition(PointsOfCrops):
     def traits(self) -> StrategyTraits:
         """The traits: a placebo moves the plane in each scan, and with it the place that repels."""
         return StrategyTraits(
-            signal_columns=("body",), signal_weights=frozenset({"negative"}), relates_points=True
+            signal_columns=("body",),
+            signal_weights=frozenset({"negative"}),
+            distinguishes_sides=self.beta > 0,
+            relates_points=True,
         )
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:

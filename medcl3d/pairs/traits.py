@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medcl3d.pairs.batch_grouping import BatchGrouping
 
 PROGRESS = "progress"  # the linked column with the share of the run that is done
+REPELS = "repels"  # the linked column of the items that an objective lets repel, if these are not all
 Sums: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"  # metric -> numerator and denominator
 
 
@@ -37,6 +38,7 @@ class StrategyTraits:
     batch_grouping    ``(collection) -> BatchGrouping | None``: the batch grouping
     crosses_patients  whether a sample may hold scans of several patients, which a TorchIO subject cannot
                       represent (None: if one of an inner strategy may)
+    distinguishes_sides  whether `relate` depends on left and right, so that views must not exchange them
     relates_points    whether `relate` also accepts the keys of points. The strategy's `num_points`,
                       `tolerance_mm` and `ignore_mm` then replace those of a dense objective
     reads_regions     whether `relate` reads the regions of points
@@ -60,6 +62,7 @@ class StrategyTraits:
     samples_per_scan: int = 1
     batch_grouping: Callable[[Collection], BatchGrouping | None] | None = None
     crosses_patients: bool | None = None
+    distinguishes_sides: bool = False
     relates_points: bool = False
     reads_regions: bool = False
     supervoxel_mm: float | None = None

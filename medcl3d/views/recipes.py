@@ -56,6 +56,11 @@ class Recipe:
     spatial: Spatial | None = None
     intensity: Intensity | None = None
 
+    @property
+    def flip_probability(self) -> tuple[float, float, float]:
+        """The probability of a flip of each axis."""
+        return self.spatial.flip_probability if self.spatial else (0.0, 0.0, 0.0)
+
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
         """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
         drawn: dict[str, np.ndarray] = (

@@ -108,6 +108,7 @@ def assembled(root: Path, is_placebo: bool = False, **fields: object) -> Pretrai
         "data": {"root": str(root), "patch_size": [16, 16, 16]},
         "pairs": {"region_points": {"num_points": 20, **fields}},
         "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "views": "mri",
         "objective": "dense",
         "train": {"steps": 2, "samples_per_step": 4},
         "out_dir": "unused",
