@@ -37,6 +37,9 @@ VISITS = ("same_patient", "longitudinal", "time_decay", "cross_modality", "exclu
 # Overrides of a page's configuration for a patch of 16 voxels, or for the other set.
 CHANGES = {
     "multi_crop": ("pairs.multi_crop.local_size=[8, 8, 8]",),
+    "composed_kernels": (
+        "pairs={composed_kernels: {columns: {age: 5}, site: sex, sigma_mm: 30, group_size: 4}}",
+    ),
     "cross_modality": ("pairs={cross_modality: {modalities: [T1w, T2w], across_frames: body}}",),
 }
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"

@@ -60,11 +60,7 @@ class Dense(nn.Module):
     ):
         super().__init__()
         denominator_kind(denominator, decoupled, "dense")  # refuses two at once
-        if network.decoder is None:
-            raise ConfigError(
-                problem="the network has no decoder to read points from",
-                remedy="choose an encoder with feature maps",
-            )
+        channels = decoded_channels(network)
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = (
             out_dim,
@@ -72,19 +68,11 @@ class Dense(nn.Module):
             denominator,
             decoupled,
         )
-        self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm)
+        self.projector = Projector(channels, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector per point and global view."""
-        return self.embed_decoded(network(batch.main.voxels).decoded, batch)
-
-    def embed_decoded(self, decoded: Float[Tensor, "N C D H W"] | None, batch: PairBatch) -> Embedded:
-        """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
-        if decoded is None or batch.points is None:
-            raise ValueError("the dense objective needs a decoder and a batch with points")
-        features = point_features(decoded, batch.main, batch.points)
-        z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
+        return embed_points(self.projector, network(batch.main.voxels).decoded, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare each point with the points of the global batch."""
@@ -110,6 +98,27 @@ class Dense(nn.Module):
             return Relation(positive, negative, crops.budget.masked_fill(points.positive == 0, torch.nan))
 
         return relate_gated
+
+
+def decoded_channels(network: Network) -> int:
+    """The channels of the decoder's map. ConfigError if the network has no decoder."""
+    if network.decoder is None:
+        raise ConfigError(
+            problem="the network has no decoder to read points from",
+            remedy="choose an encoder with feature maps",
+        )
+    return network.decoder.out_channels
+
+
+def embed_points(
+    projector: nn.Module, decoded: Float[Tensor, "N C D H W"] | None, batch: PairBatch
+) -> Embedded:
+    """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
+    if decoded is None or batch.points is None:
+        raise ValueError("an objective of points needs a decoder and a batch with points")
+    features = point_features(decoded, batch.main, batch.points)
+    z = projector(rearrange(features, "view point channel -> (view point) channel"))
+    return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
 
 
 def crop_keys(points: Keys) -> Keys:
