@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.losses.contrastive_loss import ContrastiveLoss
 from medcl3d.objectives.contrast import contrast
+from medcl3d.objectives.dense import Dense, crop_keys
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs import traits_of
 from medcl3d.pairs.combinators import Exclude, Product, Sum
@@ -25,7 +28,7 @@ from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.time_decay import TimeDecay
 from tests.pairs.collections import make_collection, visits
-from tests.pairs.test_strategies import batch_of_views
+from tests.pairs.test_strategies import batch_of_points, batch_of_views
 from tests.reference.contrastive import budget_loss_loops, contrastive_loss_loops
 
 cohorts = st.builds(make_collection, st.integers(0, 10_000), st.integers(2, 5).map(lambda n: 2 * n)).map(
@@ -157,6 +160,19 @@ def test_wrappers_keep_budgets(outer: type[Exclude] | type[HardNegatives]) -> No
     found, inner = strategy.relate(keys, keys, None), TimeDecay().relate(keys, keys, None)
     torch.testing.assert_close(found.budget, inner.budget, equal_nan=True)
     assert traits_of(strategy.strategies[0]).budget_weight == 1
+
+
+@given(seed=st.integers(0, 1000))
+def test_corresponding_points_have_the_budget_of_their_crops(seed: int) -> None:
+    keys = batch_of_points(TimeDecay(), visits(make_collection(seed % 20, 8)), seed)
+    gate = Dense.gate(cast(Dense, SimpleNamespace(tolerance_mm=0.0, ignore_mm=4.0)), TimeDecay().relate)
+    found, known = gate(keys, keys, None), TimeDecay().relate(crop_keys(keys), crop_keys(keys), None)
+    assert found.budget is not None and known.budget is not None
+    same_point = (keys.sample[:, None] == keys.sample) & (keys.point[:, None] == keys.point)
+    torch.testing.assert_close(found.budget[same_point], known.budget[same_point], equal_nan=True)
+    with_budget = ~found.budget.isnan()
+    assert with_budget.any() and not with_budget[~same_point].any()
+    assert (found.positive[with_budget] == 0).all() and (found.negative[with_budget] == 0).all()
 
 
 def test_descent_brings_visits_to_their_budget_and_no_further() -> None:
