@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.evaluation.statistics.crossed import over_replicates
 from medcl3d.pairs import relates_points
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.plan import Plan
@@ -123,7 +123,7 @@ def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, n
 
 def geometric(values: np.ndarray, form: str = ".0f") -> str:
     """Geometric mean of ``[repeats]`` with its 95% interval (Student's t on logarithms)."""
-    interval = mean_interval(np.log(values))
+    interval = over_replicates(np.log(values)).interval()
     return (
         f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to "
         f"{math.exp(interval.high):{form}})"

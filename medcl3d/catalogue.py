@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
+import pkgutil
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,9 +28,7 @@ def names_of(kind: str) -> list[str]:
 
 
 def explain(kind: str, name: str) -> str:
-    """Description of one component with its fields, types and defaults. ConfigError for an unknown kind or
-    name.
-    """
+    """A component with its fields, types and defaults. ConfigError for an unknown kind or name."""
     if kind == "sets":
         return find_set(name).about()
     _known(name, names_of(kind), kind)
@@ -38,22 +36,17 @@ def explain(kind: str, name: str) -> str:
         return find_config(name).read_text(encoding="utf-8").rstrip()
     registry = _registry(kind)
     fields = describe(registry, name)
-    lines = [
-        f"{name} ({registry.kind})",
-        "",
-        inspect.getdoc(registry.get(name)) or "",
-        "",
-        "fields:" if fields else "no fields",
-    ]
+    about = inspect.getdoc(registry.get(name)) or ""
+    heading = "fields:" if fields else "no fields"
     width = max((len(f.name) for f in fields), default=0)
-    lines += [f"  {f.name:<{width}}  {f.type}, {_default(f.default)}" for f in fields]
-    return "\n".join(lines)
+    lines = [f"  {f.name:<{width}}  {f.type}, {_default(f.default)}" for f in fields]
+    return "\n".join([f"{name} ({registry.kind})", "", about, "", heading, *lines])
 
 
 def schema_of(kind: str) -> str:
     """The JSON Schema of a configuration as text. ConfigError for an unknown kind."""
     _known(kind, CONFIGS, "configurations")
-    schema = TypeAdapter(_load(CONFIGS[kind])).json_schema()
+    schema = TypeAdapter(pkgutil.resolve_name(CONFIGS[kind])).json_schema()
     definitions: dict[str, Any] = {}
     resolved = _resolve(schema, definitions)
     resolved["$defs"] = definitions | resolved.get("$defs", {})
@@ -99,11 +92,6 @@ def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[d
     return [whole] if fields.get("required") else [whole, {"const": name, "description": description}]
 
 
-def _load(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _known(name: str, known: Iterable[str], what: str) -> None:
     names = sorted(known)
     if name not in names:
@@ -116,7 +104,8 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 
 def _registry(kind: str) -> Registry:
     _known(kind, [*KINDS, "sets", "configs"], "kinds")
-    return _load(KINDS[kind])
+    registry: Registry = pkgutil.resolve_name(KINDS[kind])
+    return registry
 
 
 def _default(value: Any) -> str:

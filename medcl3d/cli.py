@@ -24,18 +24,37 @@ P = ParamSpec("P")
 INTERRUPTED = 130  # 128 + SIGINT, what shells report
 OVERRIDES_HELP = (
     "Fields to set, each as `key.path=value`, for example `train.steps=100`. Text and paths are used as "
-    "typed, without quotes; "
-    "other values are YAML, for example `[1, 2]`. `null` clears an optional field."
+    "typed, without quotes; other values are YAML, for example `[1, 2]`. `null` clears an optional field."
 )
 
-CONFIG_HELP = "A YAML file, or the name of a packaged configuration, for example `pretrain/mine`."
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help=CONFIG_HELP)]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP, show_default=False)
+def _argument(metavar: str, text: str) -> Any:
+    return typer.Argument(metavar=metavar, help=text, show_default=False)
+
+
+def _option(name: str, metavar: str | None, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text)
+
+
+Texts = list[str] | None
+Config = Annotated[
+    str,
+    _argument("CONFIG", "A YAML file, or the name of a packaged configuration, for example `pretrain/mine`."),
 ]
+Overrides = Annotated[Texts, _argument("KEY=VALUE", OVERRIDES_HELP)]
 Check = Annotated[
-    bool, typer.Option("--check", help="Dry run: validate the configuration and the data; run nothing.")
+    bool, _option("--check", None, "Dry run: validate the configuration and the data; run nothing.")
+]
+Scans = Annotated[Path, _argument("SCANS", "A NIfTI file, or a folder of NIfTI files and DICOM series.")]
+Intensity = Annotated[
+    str | None, _option("--intensity", "KIND", "mri, ct or none; required if the run has several.")
+]
+Force = Annotated[bool, _option("--force", None, "Replace existing files.")]
+CheckScans = Annotated[
+    bool,
+    _option(
+        "--check", None, "Dry run: read the run and the headers, report what would be written; write nothing."
+    ),
 ]
 
 app = typer.Typer(
@@ -48,7 +67,7 @@ app = typer.Typer(
 )
 
 
-def say(message: str) -> None:
+def report(message: str) -> None:
     """Print one line to stderr, with the name of the program."""
     print(f"medcl3d: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
@@ -56,9 +75,8 @@ def say(message: str) -> None:
 def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) -> Callable[P, None]:
     """Register a function as a command: a UserError ends it with one line and its exit code."""
 
-    @app.command(
-        name=function.__name__.rstrip("_"), cls=cls
-    )  # typer's default for show_pairs would be show-pairs
+    # With typer's default name, show_pairs would be show-pairs.
+    @app.command(name=function.__name__.rstrip("_"), cls=cls)
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         given: dict[str, Any] = {name: at_home(value) for name, value in kwargs.items()}
@@ -67,10 +85,12 @@ def command(function: Callable[P, None], cls: type[TyperCommand] | None = None) 
         except (UserError, KeyboardInterrupt, UnicodeEncodeError) as error:
             if os.environ.get("MEDCL3D_DEBUG") == "1":
                 traceback.print_exc()
-            error = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
-            name = function.__name__
-            say(message_of(error, given, name) if isinstance(error, UserError) else "interrupted")
-            raise typer.Exit(error.exit_code if isinstance(error, UserError) else INTERRUPTED) from None
+            if isinstance(error, KeyboardInterrupt):
+                report("interrupted")
+                raise typer.Exit(INTERRUPTED) from None
+            found = unwritable(error) if isinstance(error, UnicodeEncodeError) else error
+            report(message_of(found, given, function.__name__))
+            raise typer.Exit(found.exit_code) from None
 
     return run
 
@@ -101,72 +121,60 @@ def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
 
 
 def config_path(name: str) -> Path:
-    """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if there is
-    none.
-    """
+    """The configuration file for `name`; a packaged one is reported on stderr. ConfigError if none exists."""
     from medcl3d.config.packaged import find_config
 
     path = find_config(name)
     if path != Path(name):
-        say(f"{name} is not a file here; reading the packaged configuration {path}")
+        report(f"{name} is not a file here; reading the packaged configuration {path}")
     return path
 
 
 @command
 def download(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A public data set; `medcl3d list sets` lists them.")
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the downloaded file and its content.")
-    ],
+    name: Annotated[str, _argument("NAME", "A public data set; `medcl3d list sets` lists them.")],
+    out: Annotated[Path, _option("--out", "DIR", "Folder for the downloaded file and its content.")],
     check: Annotated[
         bool,
-        typer.Option(
-            "--check", help="Dry run: report the download and check the disk space; open no connection."
+        _option(
+            "--check", None, "Dry run: report the download and check the disk space; open no connection."
         ),
     ] = False,
 ) -> None:
     """Download a public data set, verify and unpack it. The same command resumes."""
     from medcl3d.datasets.download import download as run
-    from medcl3d.datasets.download import forecast
+    from medcl3d.datasets.download import dry_run
     from medcl3d.datasets.public_sets import find_set
 
-    (forecast if check else run)(find_set(name), out, say=print)
+    (dry_run if check else run)(find_set(name), out, say=print)
 
 
 @command_with_pairs
 def prepare(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="Type of the source; `medcl3d list sources` lists them.")
-    ],
+    source: Annotated[str, _argument("SOURCE", "Type of the source; `medcl3d list sources` lists them.")],
     root: Annotated[
         str,
-        typer.Argument(
-            metavar="ROOT",
-            help="The folder or file that the source reads; - for a source without one (simulated).",
+        _argument(
+            "ROOT", "The folder or file that the source reads; - for a source without one (simulated)."
         ),
     ],
     out: Annotated[
-        Path,
-        typer.Option(
-            "--out", metavar="DIR", help="Folder for the manifest, the report, the split and the store."
-        ),
+        Path, _option("--out", "DIR", "Folder for the manifest, the report, the split and the store.")
     ],
     options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="Fields of the source (`medcl3d list sources NAME`) or of the preparation, for example "
+        Texts,
+        _argument(
+            "KEY=VALUE",
+            "Fields of the source (`medcl3d list sources NAME`) or of the preparation, for example "
             "`spacing_mm=[2,2,2]`, `workers=2`.",
-            show_default=False,
         ),
     ] = None,
     check: Annotated[
         bool,
-        typer.Option(
+        _option(
             "--check",
-            help="Dry run: read the source and the headers, report what would be prepared; write nothing.",
+            None,
+            "Dry run: read the source and the headers, report what would be prepared; write nothing.",
         ),
     ] = False,
 ) -> None:
@@ -174,9 +182,8 @@ def prepare(
     from medcl3d.config.loading import read_options
     from medcl3d.preprocessing.options import option_schemas, prepare_options
 
-    if (
-        source == "simulated" and "=" in root and not Path(root).exists()
-    ):  # ROOT is optional: the first option may replace it
+    # ROOT is optional for `simulated`: the first option may replace it.
+    if source == "simulated" and "=" in root and not Path(root).exists():
         root, options = "-", [root, *(options or [])]
     given = prepare_options(source, read_options(options or [], option_schemas(source)))
     if "=" in root and not at_home(Path(root)).exists():
@@ -185,9 +192,9 @@ def prepare(
         )
     place = None if root == "-" else at_home(Path(root))
     if check:
-        from medcl3d.preprocessing.dry_run import forecast
+        from medcl3d.preprocessing.dry_run import dry_run
 
-        forecast(source, place, out, given.fields, given.options, say=print)
+        dry_run(source, place, out, given.fields, given.options, say=print)
         return
     from medcl3d.preprocessing.prepare import prepare as run
 
@@ -196,27 +203,22 @@ def prepare(
 
 @command_with_pairs
 def check(
-    target: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A prepared store, a table, or a folder of raw scans.")
-    ],
+    target: Annotated[Path, _argument("PATH", "A prepared store, a table, or a folder of raw scans.")],
     options: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help="`source=NAME` and its fields if the source of PATH is not detected, "
-            "`max_bad_fraction=0.01`, `workers=2`, "
-            "`nonfinite=zero`, `channels=all`.",
-            show_default=False,
+        Texts,
+        _argument(
+            "KEY=VALUE",
+            "`source=NAME` and its fields if the source of PATH is not detected, "
+            "`max_bad_fraction=0.01`, `workers=2`, `nonfinite=zero`, `channels=all`.",
         ),
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(
+        _option(
             "--report",
-            metavar="PATH",
-            help="FILE.csv for one row per scan; a folder for the same, a page with pictures, and a cache "
+            "PATH",
+            "FILE.csv for one row per scan; a folder for the same, a page with pictures, and a cache "
             "for later checks.",
-            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -261,75 +263,46 @@ def evaluate(config: Config, overrides: Overrides = None, check: Check = False) 
 
 @command
 def predict(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run folder of a finished fine-tuning for segmentation.")
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="INPUT", help="A NIfTI file, or a folder of NIfTI files and DICOM series."),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="PATH", help="A .nii.gz file for one scan, otherwise a folder.")
-    ],
+    run: Annotated[Path, _argument("RUN", "Run folder of a finished fine-tuning for segmentation.")],
+    target: Scans,
+    out: Annotated[Path, _option("--out", "PATH", "A .nii.gz file for one scan, otherwise a folder.")],
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write NAME_probabilities.nii.gz.")
+        bool, _option("--probabilities", None, "Also write NAME_probabilities.nii.gz.")
     ] = False,
-    intensity: Annotated[
-        str | None,
-        typer.Option(
-            "--intensity",
-            metavar="KIND",
-            help="mri, ct or none; required if the run has several.",
-            show_default=False,
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="Dry run: read the run and the headers, report what would be written; write nothing.",
-        ),
-    ] = False,
+    intensity: Intensity = None,
+    force: Force = False,
+    check: CheckScans = False,
 ) -> None:
     """Segment new scans, with labels on each scan's own grid. The same command resumes."""
     from medcl3d.downstream.predict.predict import predict as run_
 
     run_(
-        run, target, out, probabilities=probabilities, intensity=intensity, force=force, check=check, say=say
+        run,
+        target,
+        out,
+        probabilities=probabilities,
+        intensity=intensity,
+        force=force,
+        check=check,
+        say=report,
     )
 
 
 @command
 def features(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished pretraining.")],
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="SCANS", help="A NIfTI file, or a folder of NIfTI files and DICOM series."),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for the features.")],
+    run: Annotated[Path, _argument("RUN", "The folder of a finished pretraining.")],
+    target: Scans,
+    out: Annotated[Path, _option("--out", "DIR", "A folder for the features.")],
     file_format: Annotated[
         str,
-        typer.Option(
-            "--format", metavar="FORMAT", help="safetensors: one file per scan; csv: one table, features.csv."
-        ),
+        _option("--format", "FORMAT", "safetensors: one file per scan; csv: one table, features.csv."),
     ] = "safetensors",
     dense: Annotated[
-        bool, typer.Option("--dense", help="A map on each scan's own grid, not one vector per scan.")
+        bool, _option("--dense", None, "A map on each scan's own grid, not one vector per scan.")
     ] = False,
-    intensity: Annotated[
-        str | None,
-        typer.Option(
-            "--intensity",
-            metavar="KIND",
-            help="mri, ct or none, if the run was trained on several.",
-            show_default=False,
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read headers, report what would be written; write nothing.")
-    ] = False,
+    intensity: Intensity = None,
+    force: Force = False,
+    check: CheckScans = False,
 ) -> None:
     """Write a pretrained encoder's features of new scans. Run the command again to resume."""
     from medcl3d.downstream.features import write_features
@@ -343,7 +316,7 @@ def features(
         intensity=intensity,
         force=force,
         check=check,
-        say=say,
+        say=report,
     )
 
 
@@ -351,20 +324,15 @@ def features(
 def compare(
     config: Config,
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="KEY=VALUE",
-            help=f"{OVERRIDES_HELP} After `--from`, also further run folders.",
-            show_default=False,
-        ),
+        Texts, _argument("KEY=VALUE", f"{OVERRIDES_HELP} After `--from`, also further run folders.")
     ] = None,
     check: Check = False,
     from_runs: Annotated[
         list[Path] | None,
-        typer.Option(
+        _option(
             "--from",
-            metavar="RUN",
-            help="Report on finished runs without starting any; a run folder, or a folder of them.",
+            "RUN",
+            "Report on finished runs without starting any; a run folder, or a folder of them.",
         ),
     ] = None,
 ) -> None:
@@ -374,24 +342,16 @@ def compare(
 
     # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
-    run(
-        path,
-        [text for text in overrides or [] if text not in more],
-        check,
-        [*(from_runs or []), *map(Path, more)] or None,
-    )
+    fields = [text for text in overrides or [] if text not in more]
+    run(path, fields, check, [*(from_runs or []), *map(Path, more)])
 
 
 @command
 def show_pairs(
     config: Config,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="File of the picture.")] = Path(
-        "pairs.png"
-    ),
-    html: Annotated[
-        bool, typer.Option("--html", help="Also write FILE.html, a self-contained page.")
-    ] = False,
+    out: Annotated[Path, _option("--out", "FILE.png", "File of the picture.")] = Path("pairs.png"),
+    html: Annotated[bool, _option("--html", None, "Also write FILE.html, a self-contained page.")] = False,
     check: Check = False,
 ) -> None:
     """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with
@@ -409,30 +369,18 @@ def audit(
     overrides: Overrides = None,
     by: Annotated[
         str,
-        typer.Option(
-            "--by",
-            metavar="COLUMN",
-            help="structures: compare label maps; or a column of the manifest with classes.",
+        _option(
+            "--by", "COLUMN", "structures: compare label maps; or a column of the manifest with classes."
         ),
     ] = "structures",
     encoder: Annotated[
         Path | None,
-        typer.Option(
-            "--encoder",
-            metavar="RUN",
-            help="A finished pretraining, for strategies whose pairs depend on features.",
-            show_default=False,
-        ),
+        _option("--encoder", "RUN", "A finished pretraining, for strategies whose pairs depend on features."),
     ] = None,
-    batches: Annotated[int, typer.Option("--batches", metavar="N", help="Number of batches.")] = 20,
+    batches: Annotated[int, _option("--batches", "N", "Number of batches.")] = 20,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE.json",
-            help="File for the figures; pairs of patients are written to FILE.csv.",
-            show_default=False,
-        ),
+        _option("--out", "FILE.json", "File for the figures; pairs of patients are written to FILE.csv."),
     ] = None,
     check: Check = False,
 ) -> None:
@@ -445,16 +393,8 @@ def audit(
 
 @command
 def benchmark(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Benchmarks to run; default all.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="A .md or .json file for the figures.", show_default=False
-        ),
-    ] = None,
+    names: Annotated[Texts, _argument("NAME", "Benchmarks to run; default all.")] = None,
+    out: Annotated[Path | None, _option("--out", "FILE", "A .md or .json file for the figures.")] = None,
 ) -> None:
     """Measure time and memory of performance-critical code on this machine."""
     try:
@@ -472,17 +412,9 @@ def benchmark(
 @command
 def list_(
     kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND", help="pairs, views, encoders, objectives, sources, tasks, sets or configs."
-        ),
+        str, _argument("KIND", "pairs, views, encoders, objectives, sources, tasks, sets or configs.")
     ],
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME", help="A name, to show its fields, defaults and source.", show_default=False
-        ),
-    ] = None,
+    name: Annotated[str | None, _argument("NAME", "A name, to show its fields, defaults and source.")] = None,
 ) -> None:
     """List the names of a kind, or describe one."""
     from medcl3d.catalogue import explain, names_of
@@ -491,9 +423,7 @@ def list_(
 
 
 @command
-def schema(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="pretrain, finetune, evaluate or compare.")],
-) -> None:
+def schema(kind: Annotated[str, _argument("KIND", "pretrain, finetune, evaluate or compare.")]) -> None:
     """Print the JSON Schema of a configuration, for editors."""
     from medcl3d.catalogue import schema_of
 
@@ -524,8 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "RANK" not in os.environ or not isinstance(done.code, int):
             raise
         # A rank has written its output. During interpreter shutdown, a thread of the process group that still
-        # needs the
-        # interpreter occasionally aborts the process, and torchrun then reports a finished run as failed.
+        # needs the interpreter may abort the process, and torchrun then reports a finished run as failed.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(done.code)

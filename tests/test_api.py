@@ -197,7 +197,7 @@ def test_loss_refuses_weights() -> None:
 def test_prepare_opens_its_store_and_refuses_options(tmp_path: Path) -> None:
     message: list[str] = []
     options: dict[str, Any] = {"num_patients": 2, "shape": [16, 16, 16], "workers": 1}
-    store = medcl3d.prepare("simulated", out=tmp_path / "out", say=message.append, **options)
+    store = medcl3d.prepare("simulated", out=tmp_path / "out", report=message.append, **options)
     assert len(store) == len(medcl3d.open_store(str(tmp_path / "out"))) > 0 and message
     with pytest.raises(ConfigError, match="spacing"):
         medcl3d.prepare("simulated", out=tmp_path / "other", spacing=[1, 1, 1])
@@ -514,7 +514,7 @@ def test_command_writes_the_features_of_python_and_resumes(
     before = (out / "a.safetensors").stat().st_mtime_ns
     (out / "sub" / "b.safetensors").unlink()
     code, message = features(run.path, scans, "--out", out)
-    assert code == 0 and "1 of 2 scans have features" in message
+    assert code == 0 and "1 of 2 scans were encoded by this run before" in message
     assert (out / "a.safetensors").stat().st_mtime_ns == before and (out / "sub" / "b.safetensors").is_file()
     code, message = features(run.path, scans, "--out", out, "--dense")
     assert code == 2 and "--force" in message, "vectors are not maps"
@@ -528,14 +528,14 @@ def test_a_table_has_one_row_per_scan_and_resumes(run: PretrainResult, scans: Pa
     out = tmp_path / "out"
     (scans / "bad.nii.gz").write_text("not a scan")
     code, message = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 3 and "bad.nii.gz" in message and "1 scans have no features, 2 were computed" in message
+    assert code == 3 and "bad.nii.gz" in message and "1 scans were not encoded, 2 were" in message
     first = (out / "features.csv").read_text()
     header, *rows = first.splitlines()
     assert header == "scan,origin," + ",".join(f"f{i}" for i in range(8))
     assert [row.split(",")[0] for row in rows] == ["a.nii.gz", "sub/b.nii.gz"]
     (scans / "bad.nii.gz").unlink()
     code, message = features(run.path, scans, "--out", out, "--format", "csv")
-    assert code == 0 and "2 of 2 scans have features" in message
+    assert code == 0 and "2 of 2 scans were encoded by this run before" in message
     assert (out / "features.csv").read_text() == first
     (scans / "a.nii.gz").unlink()
     code, message = features(run.path, scans, "--out", out, "--format", "csv")
@@ -557,7 +557,7 @@ def test_features_computed_before_a_fault_are_kept(
     assert ("b.nii.gz: cannot be used" in message) is isinstance(error, RuntimeError)
     monkeypatch.undo()
     code, message = features(run.path, scans, "--out", tmp_path / "out", "--format", "csv")
-    assert code == 0 and "1 of 2 scans have features" in message
+    assert code == 0 and "1 of 2 scans were encoded by this run before" in message
 
 
 @pytest.mark.parametrize(

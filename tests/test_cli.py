@@ -132,7 +132,7 @@ def test_compare_accepts_an_expanded_glob(called: list[tuple[Any, ...]], tmp_pat
     assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")]), (
         "a folder with = in its name"
     )
-    assert called[1] == (config, ["runs/b"], False, None), (
+    assert called[1] == (config, ["runs/b"], False, []), (
         "without --from it is a wrong override, which the configuration refuses"
     )
 

@@ -17,7 +17,7 @@ from medcl3d.pretraining.config import PretrainConfig
 ROOT = Path(__file__).parents[1] / "configs"
 FILES = sorted(ROOT.rglob("*.yaml"))
 # The keys of a file determine the command that reads it.
-EVALUATIONS = dict.fromkeys(("linear", "knn", "retrieval", "voxel_probe"), EvaluateConfig)
+EVALUATIONS = dict.fromkeys(("linear", "knn", "retrieval", "voxel_probe", "voxel_matching"), EvaluateConfig)
 MODELS = {"arms": CompareConfig, **EVALUATIONS, "task": FinetuneConfig, "pairs": PretrainConfig}
 
 

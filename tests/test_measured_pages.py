@@ -12,7 +12,7 @@ import pytest
 from medcl3d.pairs import PAIRS
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.pretraining.pair_distances import PLACES
+from medcl3d.pretraining.pair_measures import PLACES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "strategies"

@@ -19,8 +19,7 @@ from medcl3d.config.loading import load
 from medcl3d.io.atomic import write_text
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_distances import distances_of
-from medcl3d.pretraining.pair_measures import facts_of
+from medcl3d.pretraining.pair_measures import distances_of, facts_of
 from medcl3d.pretraining.parts import assemble
 
 DATA = Path("data/measured")

@@ -27,7 +27,7 @@ from sklearn.linear_model import RidgeCV
 
 from medcl3d.config.loading import load
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.crop_dataset import Example, answers
+from medcl3d.downstream.crop_dataset import Example, mean_outputs
 from medcl3d.downstream.probes import Labelled, LinearProbe, standardiser
 from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.downstream.transfer import load_weights
@@ -247,7 +247,7 @@ def predictions(
         network, seconds = encoder_of(page, run, is_placebo)
         device = torch.device("cpu")
         dtype = autocast_dtype("auto", device)
-        x = answers(
+        x = mean_outputs(
             lambda crops: network.eval()(crops).pooled, questions.store, questions.examples, device, dtype
         )
         predicted = {factor: questions.of(factor).predict(x) for factor in FACTORS}

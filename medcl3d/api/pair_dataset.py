@@ -45,8 +45,7 @@ class PairDataset(Dataset[PairBatch]):
     A batch depends on `seed` and its step alone, not on the number of workers, so a second pass repeats the
     batches of the first: iterate once over all `steps`, or call `set_epoch`. With worker processes,
     `DataLoader(dataset, batch_size=None, num_workers=4)` makes views on the processor;
-    `dataset.batches(workers=4, device="cuda")`
-    reads crops in workers and makes views on the GPU.
+    `dataset.batches(workers=4, device="cuda")` reads crops in workers and makes views on the GPU.
 
     store             a `Store`, or the folder that `prepare` wrote
     strategy          a strategy, as ``medcl3d.pairs.SamePatient()``, or its name, or ``{name: {field:
@@ -81,14 +80,8 @@ class PairDataset(Dataset[PairBatch]):
         world_size: int = 1,
     ):
         if samples_per_step < 1 or samples_per_step % world_size or not 0 <= rank < world_size:
-            raise ConfigError(
-                "samples_per_step",
-                samples_per_step,
-                f"cannot be divided among world_size = {world_size} (rank = {rank})",
-                "use a multiple of world_size, and a rank below it",
-                owner="PairDataset",
-                colon=False,
-            )
+            problem = f"cannot be divided among world_size = {world_size} (rank = {rank})"
+            raise _wrong_size(samples_per_step, problem, "use a multiple of world_size, and a rank below it")
         opened = store if isinstance(store, Store) else Store.open(Path(store).expanduser())
         config = _data_config(opened, patch_size, smaller_than_patch, modalities, fold)
         self.store = opened
@@ -98,15 +91,9 @@ class PairDataset(Dataset[PairBatch]):
         self.anchors = self.strategy.anchors(self.scans.collection)
         batch_grouping = batch_grouping_of(self.strategy, self.scans.collection)
         if batch_grouping is not None and samples_per_step % batch_grouping.samples_per_group:
-            raise ConfigError(
-                "samples_per_step",
-                samples_per_step,
-                "is not a multiple of the strategy's batch grouping, "
-                f"{batch_grouping.samples_per_group} samples",
-                "use one",
-                owner="PairDataset",
-                colon=False,
-            )
+            problem = "is not a multiple of the strategy's batch grouping"
+            problem = f"{problem}, {batch_grouping.samples_per_group} samples"
+            raise _wrong_size(samples_per_step, problem, "use one")
         self._first = 0
         plan = Plan(self.anchors.ids, samples_per_step, seed, batch_grouping)
         self._raw = StepDataset(
@@ -127,9 +114,7 @@ class PairDataset(Dataset[PairBatch]):
         return self._raw.plan.steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass yield the batches that follow `epoch` earlier passes; call it before each
-        pass.
-        """
+        """Let the next pass yield the batches after `epoch` earlier passes; call it before each pass."""
         self._first = epoch * len(self)
 
     def __len__(self) -> int:
@@ -164,16 +149,19 @@ class PairDataset(Dataset[PairBatch]):
         """
         name = type(self.strategy).__name__
         if queue_size(self.strategy):
-            raise ConfigError(
-                problem=f"{name} compares with an embedding queue, which a dataset does not have",
-                remedy="train with medcl3d.pretrain",
-            )
+            problem = f"{name} compares with an embedding queue, which a dataset does not have"
+            raise ConfigError(problem=problem, remedy="train with medcl3d.pretrain")
         if not needs_features(self.strategy):
             return self.strategy.relate(keys, keys, None if z is None else _similarity(z))
         if z is None:
             raise ConfigError(problem=f"{name} depends on features", remedy="use dataset.relation(keys, z)")
         similarity = _similarity(z)
         return self.strategy.relate(*link(self.strategy, keys, keys, similarity), similarity)
+
+
+def _wrong_size(samples_per_step: int, problem: str, remedy: str) -> ConfigError:
+    owner = "PairDataset"
+    return ConfigError("samples_per_step", samples_per_step, problem, remedy, owner=owner, colon=False)
 
 
 def _similarity(z: Tensor) -> Tensor:
@@ -189,14 +177,10 @@ def _data_config(
     modalities: Sequence[str] | None,
     fold: int | None,
 ) -> DataConfig:
-    given = {
-        "root": str(store.root),
-        "patch_size": [patch_size] * 3 if isinstance(patch_size, int) else list(patch_size),
-        "smaller_than_patch": smaller,
-        "modalities": None if modalities is None else list(modalities),
-        "fold": fold,
-    }
-    return parse(given, DataConfig, "PairDataset")
+    size = [patch_size] * 3 if isinstance(patch_size, int) else list(patch_size)
+    given = {"root": str(store.root), "patch_size": size, "smaller_than_patch": smaller, "fold": fold}
+    chosen = None if modalities is None else list(modalities)
+    return parse({**given, "modalities": chosen}, DataConfig, "PairDataset")
 
 
 def _built(registry: Registry, value: Any, name: str) -> Any:
@@ -207,15 +191,12 @@ def _built(registry: Registry, value: Any, name: str) -> Any:
         return registry.build(value)
     if isinstance(value, Mapping):
         if len(value) != 1:
-            raise ConfigError(
-                problem=f"one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}",
-                place=name,
-            )
+            problem = f"one {registry.kind} is needed, as {{name: {{field: value}}}}, not {len(value)}"
+            raise ConfigError(problem=problem, place=name)
         ((chosen, fields),) = value.items()
         return registry.build(parse_choice(registry, chosen, fields or {}, name))
     if isinstance(value, type) or callable(value):
         shown = getattr(value, "__name__", value)
-        raise ConfigError(
-            problem=f"{shown} was not called", remedy=f"write {shown}(), with its fields inside", place=name
-        )
+        remedy = f"write {shown}(), with its fields inside"
+        raise ConfigError(problem=f"{shown} was not called", remedy=remedy, place=name)
     return value

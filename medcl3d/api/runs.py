@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 from torch import nn
 
-from medcl3d.comparison.compare import compare as run_comparison
 from medcl3d.config.packaged import find_config
 from medcl3d.config.plain import plain
 from medcl3d.config.yaml_tree import COMMAND_LINE
@@ -163,34 +162,29 @@ def compare(
 
     ConfigError, DataError; Stopped on Ctrl-C; UserError, after the report, if runs failed.
     """
-    fields = {**(overrides or {}), **({} if out_dir is None else {"out_dir": str(out_dir)})}
+    from medcl3d.comparison.compare import compare as run_comparison  # which imports the plotting libraries
+
+    out = {} if out_dir is None else {"out_dir": str(out_dir)}
+    fields = {**(overrides or {}), **out}
     if isinstance(config, Mapping):
-        content = plain(config) | ({} if out_dir is None else {"out_dir": str(out_dir)})
+        content = plain(config) | out
         if not isinstance(content.get("out_dir"), str):
-            raise ConfigError(
-                "out_dir",
-                None,
-                "is missing",
-                "set it, or call compare(..., out_dir=...)",
-                place="configuration",
-                colon=False,
-            )
+            remedy = "set it, or call compare(..., out_dir=...)"
+            raise ConfigError("out_dir", None, "is missing", remedy, place="configuration", colon=False)
         path = Path(content["out_dir"]).expanduser() / "compare.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, yaml.safe_dump(content, sort_keys=False))
     else:
         path = find_config(str(config))
-    texts = [
-        f"{key}={value if isinstance(value, str) else json.dumps(plain(value))}"
-        for key, value in fields.items()
-    ]
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(plain(value)) for key, value in fields.items()
+    }
     with _overrides_named():
-        report = run_comparison(path, texts)
+        report = run_comparison(path, [f"{key}={text}" for key, text in texts.items()])
     with (report.parent / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = tuple(csv.DictReader(file))
-    return CompareResult(
-        report, json.loads((report.parent / "conclusion.json").read_text(encoding="utf-8")), rows
-    )
+    conclusion = json.loads((report.parent / "conclusion.json").read_text(encoding="utf-8"))
+    return CompareResult(report, conclusion, rows)
 
 
 def _given(
@@ -209,12 +203,8 @@ def _given(
             source["pairs"] = _named(source["pairs"])
     if encoder is not None:
         if not isinstance(encoder, ModuleEncoder):
-            raise ConfigError(
-                "encoder",
-                None,
-                f"a {type(encoder).__name__} does not declare its maps",
-                "wrap it, as medcl3d.as_encoder(...)",
-            )
+            problem = f"a {type(encoder).__name__} does not declare its maps"
+            raise ConfigError("encoder", None, problem, "wrap it, as medcl3d.as_encoder(...)")
         fields["encoder"] = encoder.choice.as_plain()
     return source, fields, encoder
 
@@ -233,11 +223,9 @@ def _overrides_named() -> Iterator[None]:
 def _named(strategy: Any) -> Any:
     """A strategy object as ``{name: {field: value}}``; anything else as it is."""
     name = next((name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), None)
-    return (
-        strategy
-        if name is None
-        else {name: {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}}
-    )
+    if name is None:
+        return strategy
+    return {name: {field.name: getattr(strategy, field.name) for field in dataclasses.fields(strategy)}}
 
 
 def _task_result(folder: Path) -> TaskResult:

@@ -16,7 +16,7 @@ def prepare(
     root: str | Path | None = None,
     *,
     out: str | Path,
-    say: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
     **options: Any,
 ) -> Store:
     """Validate scans, bring them to one form, and open the resulting store, as `medcl3d prepare` does.
@@ -26,7 +26,7 @@ def prepare(
     source   name of a source; `medcl3d list sources` names them
     root     file or folder that the source reads; None for `simulated`, which makes its own scans
     out      folder for manifest.csv, report.csv, split.json and store/
-    `say`    receives progress notes, one line each
+    report   receives progress notes, one line each
     options  fields of the source (`medcl3d list sources NAME`) and of the preparation
 
     Call it again to resume: only scans that are missing or changed are prepared.
@@ -36,7 +36,7 @@ def prepare(
     given = prepare_options(source, options)
     place = None if root is None else Path(root).expanduser()
     folder = Path(out).expanduser()
-    prepare_scans(source, place, folder, fields=given.fields, options=given.options, say=say)
+    prepare_scans(source, place, folder, fields=given.fields, options=given.options, say=report)
     return Store.open(folder)
 
 

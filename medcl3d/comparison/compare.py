@@ -4,65 +4,85 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO, cast
+from typing import NoReturn, TextIO, cast
 
+import pandas as pd
+from rich.console import Console
+
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.conclusion_values import conclusion
+from medcl3d.comparison.analysis.results import (
+    also_differing,
+    check_metrics,
+    check_provenance,
+    complete_replicates,
+    few_training_cases,
+    gather,
+    gather_cases,
+    moved,
+    progress,
+    undefined,
+)
+from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.controls import with_controls
+from medcl3d.comparison.plan.dry_run import dry_run
+from medcl3d.comparison.plan.preregistration import (
+    CHANGED,
+    MARGIN_CHANGED,
+    check_preregistration,
+    file_beside,
+    preregister,
+    preregistrations,
+)
+from medcl3d.comparison.plan.runs import Run, plan
+from medcl3d.comparison.plan_summary import plan_summary
+from medcl3d.comparison.report.markdown import markdown
+from medcl3d.comparison.report.report import write_report
+from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting
+from medcl3d.comparison.run.local import LocalLauncher
+from medcl3d.comparison.run.lock import exclusive_start
+from medcl3d.comparison.run.signals import stopped_by_signals
+from medcl3d.comparison.run.slurm import SlurmLauncher
+from medcl3d.comparison.run.stages import check_confirmation
+from medcl3d.config.loading import load
 from medcl3d.core.errors import DataError, UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from medcl3d.comparison.plan.arm_types import ArmType
-    from medcl3d.comparison.plan.config import CompareConfig, Prepare
-    from medcl3d.comparison.plan.runs import Run
-    from medcl3d.comparison.run.execute import Launcher, Outcome
+from medcl3d.io.atomic import write_json, write_text
+from medcl3d.io.disk_space import require_writable
+from medcl3d.io.output import LosableOutput
+from medcl3d.preprocessing.options import prepare_options
+from medcl3d.preprocessing.prepare import prepare
 
 
 def compare(
-    config_path: Path,
-    overrides: Sequence[str] = (),
-    check: bool = False,
-    from_runs: Sequence[Path] | None = None,
+    config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] = ()
 ) -> Path:
     """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
     check: print the plan and validate every configuration, but run nothing. from_runs: folders with
     finished runs of this comparison, for a report without starting any run.
-    ConfigError, DataError; Stopped on Ctrl-C; UserError after the report if runs failed.
+    ConfigError, DataError; Stopped on Ctrl-C or a signal; UserError after the report if runs failed.
     """
-    from rich.console import Console
-
-    from medcl3d.comparison.analysis.results import moved
-    from medcl3d.comparison.forecast import plan_summary
-    from medcl3d.comparison.plan.arm_types import arm_types_of
-    from medcl3d.comparison.plan.config import CompareConfig
-    from medcl3d.comparison.plan.controls import with_controls
-    from medcl3d.comparison.plan.dry_run import dry_run
-    from medcl3d.comparison.plan.runs import plan
-    from medcl3d.comparison.run.stages import check_confirmation
-    from medcl3d.config.loading import load
-    from medcl3d.io.disk_space import require_writable
-    from medcl3d.io.output import LosableOutput
-
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
     output = cast(TextIO, LosableOutput(sys.stdout))
     console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
-    context = _ReportContext(
-        arm_types_of(runs, config),
-        config_path,
-        shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]),
-        console,
+    report = partial(
+        _report,
+        config=config,
+        arm_types=arm_types_of(runs, config),
+        config_path=config_path,
+        command=shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]),
+        console=console,
     )
     if from_runs:
         require_writable(config.report_dir, "out_dir")
-        return _report(moved(runs, config, from_runs), config, context)
+        return report(moved(runs, config, from_runs))
     for line in plan_summary(runs, config):
         console.print(line)
     if check:
@@ -71,21 +91,21 @@ def compare(
             console.print(line)
         return config.report_dir / "report.html"
     failed = _execute(runs, config, console)
-    return _report_without(failed, runs, config, context) if failed else _report(runs, config, context)
+    return _report_without(failed, runs, report, console) if failed else report(runs)
 
 
 def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> list[Outcome]:
     """Prepare the data, validate and execute the runs that are not done. Returns the failed ones."""
-    from medcl3d.comparison.analysis.results import check_metrics, progress
-    from medcl3d.comparison.plan.dry_run import dry_run
-    from medcl3d.comparison.plan.preregistration import preregister
-    from medcl3d.comparison.run.execute import execute, kept_and_waiting
-    from medcl3d.comparison.run.lock import exclusive_start
-
-    launcher = _launcher(config)
+    launcher: Launcher = (
+        LocalLauncher(config.jobs)
+        if config.executor == "local"
+        else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
+    )
     with exclusive_start(config.out_dir):
-        if config.prepare is not None:
-            _prepare(config.prepare, console)
+        if (data := config.prepare) is not None:
+            given = prepare_options(data.source, data.options)
+            fields, options = given.fields, given.options
+            prepare(data.source, data.root, data.out, fields=fields, options=options, say=console.print)
         for line in dry_run(kept_and_waiting(runs)[1]):
             console.print(line)
         preregister(config, *progress(runs, config))
@@ -95,13 +115,16 @@ def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> li
 
 
 def _report_without(
-    failed: Sequence[Outcome], runs: Sequence[Run], config: CompareConfig, context: _ReportContext
+    failed: Sequence[Outcome],
+    runs: Sequence[Run],
+    report: Callable[[Sequence[Run]], Path],
+    console: Console,
 ) -> NoReturn:
     """Report on the complete replicates, then raise UserError with the number of failed runs."""
     for outcome in failed:
-        context.console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
+        console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
     try:
-        where = f"{_report(runs, config, context)} has the complete replicates"
+        where = f"{report(runs)} has the complete replicates"
     except DataError as error:
         where = f"no report was written: {error}"
     raise UserError(
@@ -110,66 +133,17 @@ def _report_without(
     )
 
 
-def _launcher(config: CompareConfig) -> Launcher:
-    from medcl3d.comparison.run.local import LocalLauncher
-    from medcl3d.comparison.run.slurm import SlurmLauncher
-
-    return (
-        LocalLauncher(config.jobs)
-        if config.executor == "local"
-        else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
-    )
-
-
-def _prepare(wanted: Prepare, console: Console) -> None:
-    """Prepare the data; if it exists, check that it matches the comparison's fields."""
-    from medcl3d.preprocessing.options import prepare_options
-    from medcl3d.preprocessing.prepare import prepare
-
-    given = prepare_options(wanted.source, wanted.options)
-    prepare(
-        wanted.source, wanted.root, wanted.out, fields=given.fields, options=given.options, say=console.print
-    )
-
-
-@dataclass(frozen=True)
-class _ReportContext:
-    """Inputs of a report besides runs and configuration.
-
-    The arm types (by all planned runs), the configuration file, the command line, and the console.
-    """
-
-    arm_types: dict[str, ArmType]
-    config_path: Path
-    command: str
-    console: Console
-
-
-def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext) -> Path:
-    from medcl3d.comparison.analysis.analysis import analyse
-    from medcl3d.comparison.analysis.conclusion_values import conclusion
-    from medcl3d.comparison.analysis.results import (
-        also_differing,
-        check_provenance,
-        complete_replicates,
-        few_training_cases,
-        gather,
-        gather_cases,
-        undefined,
-    )
-    from medcl3d.comparison.plan.preregistration import (
-        CHANGED,
-        MARGIN_CHANGED,
-        check_preregistration,
-        file_beside,
-        preregistrations,
-    )
-    from medcl3d.comparison.report.markdown import markdown
-    from medcl3d.comparison.report.report import write_report
-    from medcl3d.comparison.run.stages import check_confirmation
-    from medcl3d.io.atomic import write_json, write_text
-
-    check_confirmation(runs, config, str(context.config_path))
+@stopped_by_signals()
+def _report(
+    runs: Sequence[Run],
+    config: CompareConfig,
+    arm_types: dict[str, ArmType],
+    config_path: Path,
+    command: str,
+    console: Console,
+) -> Path:
+    """Analyse the finished runs and write the report; arm_types: by all planned runs."""
+    check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
     notes = [
@@ -177,27 +151,25 @@ def _report(runs: Sequence[Run], config: CompareConfig, context: _ReportContext)
         *undefined(table, config),
         *also_differing(runs),
         *check_provenance(runs),
+        *few_training_cases(runs),
     ]
-    notes += few_training_cases(runs)
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
-    cases = gather_cases(runs, config, complete_replicates(table, config))
-    later = [gather_cases(runs, one, complete_replicates(table, one)) for one in config.later]
+    cases, *later = (
+        gather_cases(runs, one, complete_replicates(table, one)) for one in (config, *config.later)
+    )
+    untested = "" if declared.kept else CHANGED
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(
-        table, config, cases, context.arm_types, "" if declared.kept else CHANGED, later, margin_untested
-    )
+    analysis = analyse(table, config, cases, arm_types, untested, later, margin_untested)
     if analysis is None:
-        raise DataError(_incomplete(table, config, context.arm_types))
+        raise DataError(_incomplete(table, config, arm_types))
     path = config.report_dir / "report.html"
-    write_report(
-        path, analysis, runs, config, f"Comparison: {context.config_path.stem}", context.command, notes
-    )
+    write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
     table_of_means = markdown(analysis)
     write_text(config.report_dir / "results.md", table_of_means)
     write_json(config.report_dir / "conclusion.json", conclusion(analysis))
-    context.console.print(table_of_means)
-    context.console.print(str(path))
+    console.print(table_of_means)
+    console.print(str(path))
     return path
 
 

@@ -20,9 +20,7 @@ from medcl3d.core.errors import ConfigError
 
 
 def choice_of(registry: Registry) -> Any:
-    """The type of a field that chooses one component of a registry: ``name`` or ``{name: {field:
-    value}}``.
-    """
+    """The type of a field that chooses one component: ``name`` or ``{name: {field: value}}``."""
     # A default is validated too: that fills in its fields, so that `config.yaml` has them.
     return Annotated[choice_in_list(registry), Field(validate_default=True)]
 
@@ -36,22 +34,14 @@ def _choice(registry: Registry, value: Any) -> Choice:
     """Validate the configuration of one component; ConfigError with the field below the value."""
     if isinstance(value, str):
         value = {value: {}}
+    remedy = f"choose from {', '.join(registry.names())}"
     if not isinstance(value, Mapping) or len(value) != 1:
-        known = ", ".join(registry.names())
-        raise ConfigError(
-            (),
-            value,
-            f"one {registry.kind} is required, as `name` or `name: {{field: value}}`",
-            f"choose from {known}",
-        )
+        problem = f"one {registry.kind} is required, as `name` or `name: {{field: value}}`"
+        raise ConfigError((), value, problem, remedy)
     ((name, given),) = value.items()
     if name not in registry.names():
-        raise ConfigError(
-            (name,),
-            given,
-            f"no {registry.kind} has this name{did_you_mean(name, registry.names())}",
-            f"choose from {', '.join(registry.names())}",
-        )
+        problem = f"no {registry.kind} has this name{did_you_mean(name, registry.names())}"
+        raise ConfigError((name,), given, problem, remedy)
     if isinstance(given, Mapping):
         given = with_present_names(given, registry.renamed(name), f"{name}: ")
     fields = registry.schema(name)
@@ -82,13 +72,9 @@ def describe(registry: Registry, name: str) -> list[FieldSpec]:
 
 
 def parse_choice(registry: Registry, chosen: str, fields: Mapping[str, Any], name: str) -> Choice:
-    """A component with its fields, defaults filled in. ConfigError: unknown, or a wrong field; `name` as in
-    `parse`.
-    """
+    """A component with its fields. ConfigError: unknown, or a wrong field; `name` as in `parse`."""
     if chosen not in registry.names():
-        raise ConfigError(
-            problem=f"no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}",
-            remedy=f"choose from {', '.join(registry.names())}",
-            place=name,
-        )
+        problem = f"no {registry.kind} is named {chosen!r}{did_you_mean(chosen, registry.names())}"
+        remedy = f"choose from {', '.join(registry.names())}"
+        raise ConfigError(problem=problem, remedy=remedy, place=name)
     return Choice(chosen, parse_fields(registry, chosen, fields, name))

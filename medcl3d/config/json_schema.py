@@ -10,6 +10,8 @@ from medcl3d.config.yaml_tree import Place
 
 PLURAL = {"number": "numbers", "integer": "whole numbers", "string": "words", "path": "paths"}
 
+BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
 
 def type_words(spec: Mapping[str, Any]) -> str:
     """The type in a JSON Schema as text."""
@@ -17,28 +19,17 @@ def type_words(spec: Mapping[str, Any]) -> str:
         return " or ".join(str(v) for v in spec.get("enum", [spec.get("const")]))
     if "anyOf" in spec:
         return " or ".join(type_words(option) for option in spec["anyOf"])
-    kind = (
-        f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}"
-        if CHOICE_OF in spec
-        else str(spec.get("type", "value"))
-    )
-    kind = "path" if spec.get("format") == "path" else kind
+    kind = str(spec.get("type", "value"))
+    if CHOICE_OF in spec:
+        kind = f"one of {str(spec[CHOICE_OF]).rsplit('.', 1)[-1]}"
+    elif spec.get("format") == "path":
+        kind = "path"
     if kind == "array":
         items = spec.get("prefixItems", [])
         if items and all(item == items[0] for item in items):
             return f"{len(items)} {_plural(type_words(items[0]))}"
         return f"list of {_plural(type_words(spec['items']))}" if spec.get("items") else "list"
-    bounds = [
-        f"{sign} {spec[key]}"
-        for key, sign in (
-            ("minimum", ">="),
-            ("exclusiveMinimum", ">"),
-            ("maximum", "<="),
-            ("exclusiveMaximum", "<"),
-        )
-        if key in spec
-    ]
-    return " ".join([kind, *bounds])
+    return " ".join([kind, *(f"{sign} {spec[key]}" for key, sign in BOUNDS.items() if key in spec)])
 
 
 def _plural(words: str) -> str:

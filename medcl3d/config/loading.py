@@ -1,8 +1,7 @@
 """Parsing of YAML files into frozen dataclasses, with one-line errors that name the line and a remedy.
 
 A file is a complete configuration and executes no code. Types are strict, unknown keys are refused with the
-nearest
-known one, and a component's fields are validated against its own schema.
+nearest known one, and a component's fields are validated against its own schema.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter
 
 from medcl3d.config.overrides import Schema, json_schema_of, value_of
 from medcl3d.config.plain import plain
-from medcl3d.config.present_names import present_path, present_paths, use_present_names
+from medcl3d.config.present_names import field_at, present_paths, use_present_names
 from medcl3d.config.suggestions import did_you_mean
 from medcl3d.config.validate import T, _in_memory, _validate, line_of
 from medcl3d.config.yaml_tree import COMMAND_LINE, Tree
@@ -32,8 +31,7 @@ def load(
     """Read a configuration.
 
     path: a YAML file, or its content as a mapping; overrides: ``key.path=value`` each, or values by their
-    ``key.path``;
-    model: a pydantic dataclass with `STRICT`.
+    ``key.path``; model: a pydantic dataclass with `STRICT`.
     ConfigError: one line ``file:line: key = value: problem; remedy``.
     """
     if isinstance(path, Mapping):
@@ -44,28 +42,19 @@ def load(
         tree = Tree(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1"
-        raise ConfigError(
-            problem=f"not YAML: {error.problem}",
-            remedy="indent with spaces and quote special characters",
-            place=f"{path}:{place}",
-        ) from None
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}:1"
+        remedy = "indent with spaces and quote special characters"
+        raise ConfigError(problem=f"not YAML: {error.problem}", remedy=remedy, place=place) from None
     except yaml.YAMLError as error:  # ReaderError, for invalid characters, has no line
-        raise ConfigError(
-            problem=f"not YAML: {' '.join(str(error).split())}",
-            remedy="save it as plain UTF-8 text",
-            place=path,
-        ) from None
+        problem = f"not YAML: {' '.join(str(error).split())}"
+        raise ConfigError(problem=problem, remedy="save it as plain UTF-8 text", place=path) from None
     except ConfigError as wrong:
         wrong.line, wrong.place = f"{path}:{wrong.place}", ""
         raise
     if not isinstance(tree.value, dict):
         what = "empty" if tree.value is None else f"a {type(tree.value).__name__}"
-        raise ConfigError(
-            problem=f"the file is {what}",
-            remedy="it must hold keys, as in `seed: 0`. See configs/ for complete files",
-            place=f"{path}:1",
-        )
+        remedy = "it must hold keys, as in `seed: 0`. See configs/ for complete files"
+        raise ConfigError(problem=f"the file is {what}", remedy=remedy, place=f"{path}:1")
     return _overridden(tree, overrides, model, str(path))
 
 
@@ -86,19 +75,13 @@ def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model:
 
 
 def override(tree: Tree, text: str, schemas: Sequence[Schema] = ()) -> None:
-    """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError if it is not an
-    override.
-    """
+    """Set ``key.path=value`` in a tree, parsed by the types in `schemas`. ConfigError: not an override."""
     path, equals, value = text.partition("=")
-    path = present_path(path, schemas)
-    where = tuple(path.split("."))
-    if not equals or not all(where):
-        raise ConfigError(
-            problem=f"{text!r} is not an override",
-            remedy="write key.path=value, as in train.steps=100",
-            line=COMMAND_LINE,
-        )
-    _set(tree, path, value_of(value, where, schemas))
+    if not equals or not all(path.split(".")):
+        problem, remedy = f"{text!r} is not an override", "write key.path=value, as in train.steps=100"
+        raise ConfigError(problem=problem, remedy=remedy, line=COMMAND_LINE)
+    path, types = field_at(path, schemas)
+    _set(tree, path, value_of(value, types))
 
 
 def _set(tree: Tree, path: str, value: Any) -> None:
@@ -120,9 +103,7 @@ def parse(tree: Mapping[str, Any], model: type[T], name: str, quiet: bool = Fals
 
 
 def read_options(texts: Sequence[str], schemas: Sequence[Schema] = ()) -> dict[str, Any]:
-    """Parse ``key.path=value`` texts into nested values, as in `override`. ConfigError if one is not an
-    override.
-    """
+    """Parse ``key.path=value`` texts into nested values, as in `override`. ConfigError: not an override."""
     tree = Tree("{}")
     present_paths([text.partition("=")[0] for text in texts], schemas)
     for text in texts:
@@ -155,26 +136,15 @@ def locate(error: UserError, path: Path, overrides: Sequence[str], schemas: Sequ
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        near = (
-            did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
-            if path.parent.is_dir()
-            else ""
-        )
-        raise ConfigError(
-            problem=f"no such file{near}",
-            remedy="a minimal one starts with `data: {root: data/mine}`; see configs/ for complete files",
-            place=path,
-        )
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
+        remedy = "a minimal one starts with `data: {root: data/mine}`; see configs/ for complete files"
+        raise ConfigError(problem=f"no such file{near}", remedy=remedy, place=path)
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise ConfigError(
-            problem=f"{size} bytes, more than the limit of a configuration ({MAX_BYTES})",
-            remedy="check that it is the right file",
-            place=path,
-        )
+        problem = f"{size} bytes, more than the limit of a configuration ({MAX_BYTES})"
+        raise ConfigError(problem=problem, remedy="check that it is the right file", place=path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            problem=f"not UTF-8 text (byte {error.start})", remedy="save it as UTF-8", place=path
-        ) from None
+        problem = f"not UTF-8 text (byte {error.start})"
+        raise ConfigError(problem=problem, remedy="save it as UTF-8", place=path) from None

@@ -1,20 +1,17 @@
-"""Values from command-line text: the type of the field decides whether the text is used unchanged or parsed
-as YAML.
-"""
+"""Values from command-line text: by the type of its field, it is used unchanged or parsed as YAML."""
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
-from medcl3d.config.field_types import CHOICE_OF
-from medcl3d.config.json_schema import below, resolved
-from medcl3d.config.registry import Registry, registry_of
-from medcl3d.config.yaml_tree import Place, Tree
+from medcl3d.config.json_schema import resolved
+from medcl3d.config.registry import Registry
+from medcl3d.config.yaml_tree import Tree
 from medcl3d.core.errors import ConfigError
 
 Schema = Mapping[str, Any]
@@ -26,18 +23,15 @@ EMPTY = ("", "~")
 _JSON_SCHEMAS: dict[type, Schema] = {}  # of configurations: making one takes about 20 ms
 
 
-def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
+def value_of(text: str, types: Sequence[Schema]) -> Any:
     """The value of one field.
 
     For a text or path field, text is used unchanged, also ``cohort #2`` and ``2024``, except for quotes
-    around it;
-    ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text that is
-    not YAML, or
-    that has a comment which YAML would drop, remains text: types are validated later.
+    around it; ``null`` is None if the field is optional. For any other field the text is parsed as YAML. Text
+    that is not YAML, or that has a comment which YAML would drop, remains text: types are validated later.
 
-    where: keys from the root; schemas: JSON Schemas that may define the field, empty if unknown.
+    types: the forms that JSON Schemas allow for the field, empty if unknown.
     """
-    types = [form for schema in schemas for form in types_at(schema, where)]
     try:
         if not types or not all(_is_text(form) or _is_null(form) for form in types):
             return Tree(text, comments=False).value
@@ -49,27 +43,6 @@ def value_of(text: str, where: Place, schemas: Sequence[Schema]) -> Any:
     return None if nothing else text
 
 
-def types_at(schema: Schema, where: Place) -> list[Schema]:
-    """The forms that a JSON Schema allows for a field, [] if it does not define the field."""
-    node = schema
-    elsewhere: list[Schema] = []
-    for depth, key in enumerate(where):
-        forms = _forms(node, schema)
-        for form in forms:
-            if CHOICE_OF in form:
-                return _types_of_choice(registry_of(form[CHOICE_OF]), where[depth:])
-        node = next((inner for form in forms if (inner := below(form, key))), {})
-        if not node:
-            return [form for other in elsewhere for form in types_at(other, where[depth:])]
-        elsewhere = [other for place in node.get(FIELDS_OF, ()) for other in schemas_at(place)] or elsewhere
-    return _forms(node, schema)
-
-
-def _types_of_choice(registry: Registry | None, where: Place) -> list[Schema]:
-    known = registry is not None and where[0] in registry.names()
-    return types_at(registry.json_schema(where[0]), where[1:]) if registry is not None and known else []
-
-
 def json_schema_of(model: type) -> Schema:
     """The JSON Schema of a configuration; not to be changed."""
     if model not in _JSON_SCHEMAS:
@@ -79,8 +52,7 @@ def json_schema_of(model: type) -> Schema:
 
 def schemas_at(place: str) -> list[Schema]:
     """The JSON Schema of a configuration, or those of all components of a registry."""
-    module, name = place.split(":")
-    found = getattr(importlib.import_module(module), name)
+    found = pkgutil.resolve_name(place)
     is_registry = isinstance(found, Registry)
     return [found.json_schema(one) for one in found.names()] if is_registry else [json_schema_of(found)]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
-from medcl3d.config.suggestions import similar
 from medcl3d.core.errors import ConfigError
 
 
@@ -17,11 +17,9 @@ def packaged_root() -> Path | None:
 def packaged_names() -> list[str]:
     """All packaged configurations as ``folder/name``, sorted."""
     root = packaged_root()
-    return (
-        sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-        if root
-        else []
-    )
+    if root is None:
+        return []
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
 
 
 def find_config(name: str) -> Path:
@@ -37,12 +35,9 @@ def find_config(name: str) -> Path:
     root = packaged_root()
     if root and wanted in names:
         return root / f"{wanted}.yaml"
-    near = similar(wanted, names, limit=3, cutoff=0.4) or [
-        n for n in names if Path(n).name == Path(wanted).name
-    ]
-    packaged = (
-        f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
-    )
+    near = get_close_matches(wanted, names, n=3, cutoff=0.4)
+    near = near or [other for other in names if Path(other).name == Path(wanted).name]
+    remedy = f"similar names: {', '.join(near)}" if near else "`medcl3d list configs` lists the packaged ones"
     raise ConfigError(
-        problem="no such file, and no packaged configuration of that name", remedy=packaged, place=name
+        problem="no such file, and no packaged configuration of that name", remedy=remedy, place=name
     )

@@ -15,38 +15,47 @@ from medcl3d.config.yaml_tree import COMMAND_LINE, Place, Tree
 from medcl3d.core.errors import ConfigError
 
 
-class _Level(NamedTuple):
-    """What JSON Schemas define at one place: forms, each with its root, and those of free-form fields."""
+class _Form(NamedTuple):
+    """A part of a JSON Schema, the schema, and whether the values at the place are of this type."""
 
-    forms: tuple[tuple[Schema, Schema], ...]
-    free: tuple[tuple[Schema, Schema], ...] = ()
+    node: Schema
+    root: Schema
+    typed: bool = True
+
+
+class _Level(NamedTuple):
+    """What JSON Schemas define at one place: forms, and those of free-form fields."""
+
+    forms: tuple[_Form, ...]
+    free: tuple[_Form, ...] = ()
 
     @classmethod
-    def of(cls, schemas: Sequence[Schema]) -> _Level:
-        return cls(tuple((form, schema) for schema in schemas for form in _forms(schema, schema)))
+    def of(cls, schemas: Sequence[Schema], typed: bool = True) -> _Level:
+        return cls(tuple(_Form(form, schema, typed) for schema in schemas for form in _forms(schema, schema)))
 
     def below(self, key: Any) -> _Level:
         """The same one level deeper."""
-        found: list[tuple[Schema, Schema]] = []
-        free: list[tuple[Schema, Schema]] = []
-        for node, root in self.forms:
+        found: list[_Form] = []
+        free: list[_Form] = []
+        for node, root, typed in self.forms:
             if CHOICE_OF in node:
                 registry = registry_of(node[CHOICE_OF])
                 if registry is not None and key in registry.names():
-                    found.append((registry.json_schema(key),) * 2)
+                    found.append(_Form(registry.json_schema(key), registry.json_schema(key), typed))
             elif inner := below(node, key):
-                found += [(form, root) for form in _forms(inner, root)]
-                places = (*inner.get(FIELDS_OF, ()), *inner.get(PATHS_OF, ()))
-                free += _Level.of([schema for place in places for schema in schemas_at(place)]).forms
+                found += [_Form(form, root, typed) for form in _forms(inner, root)]
+                for kind in (FIELDS_OF, PATHS_OF):
+                    schemas = [schema for place in inner.get(kind, ()) for schema in schemas_at(place)]
+                    free += _Level.of(schemas, kind == FIELDS_OF).forms
         if found or not self.free:
             return _Level(tuple(found), tuple(free) or self.free)
         return _Level(self.free).below(key)
 
     def present(self, key: Any) -> Any:
         """The present name of a key."""
-        if any(key in node.get("properties", {}) for node, _ in self.forms):
+        if any(key in form.node.get("properties", {}) for form in self.forms):
             return key
-        names = (node.get(RENAMED, {}).get(key) for node, _ in (*self.forms, *self.free))
+        names = (form.node.get(RENAMED, {}).get(key) for form in (*self.forms, *self.free))
         return next(filter(None, names), key)
 
     def steps(self, path: Place) -> Iterator[tuple[Any, _Level]]:
@@ -58,9 +67,10 @@ class _Level(NamedTuple):
             yield present, level
 
 
-def present_path(path: str, schemas: Sequence[Schema]) -> str:
-    """A dotted path of a field with present names, without a warning."""
-    return ".".join(key for key, _ in _Level.of(schemas).steps(tuple(path.split("."))))
+def field_at(path: str, schemas: Sequence[Schema]) -> tuple[str, list[Schema]]:
+    """A dotted path of a field with present names, without a warning, and the types of the field."""
+    keys, levels = zip(*_Level.of(schemas).steps(tuple(path.split("."))), strict=True)
+    return ".".join(keys), [form.node for form in levels[-1].forms if form.typed]
 
 
 def present_paths(paths: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
@@ -68,16 +78,13 @@ def present_paths(paths: Sequence[str], schemas: Sequence[Schema]) -> list[str]:
 
     FutureWarning for each former name; ConfigError if two overrides give one field under both names.
     """
-    found = [present_path(path, schemas) for path in paths]
+    found = [field_at(path, schemas)[0] for path in paths]
     first: dict[str, str] = {}
     for path, present in zip(paths, found, strict=True):
         other = first.setdefault(present, path)
         if other != path:
-            raise ConfigError(
-                problem=f"{other} and {path} are two names of one field",
-                remedy=f"give only {present}",
-                line=COMMAND_LINE,
-            )
+            problem, remedy = f"{other} and {path} are two names of one field", f"give only {present}"
+            raise ConfigError(problem=problem, remedy=remedy, line=COMMAND_LINE)
         if path != present:
             warn(f"{COMMAND_LINE}: ", path, _last_change(path, present))
     return found
@@ -104,7 +111,7 @@ def _update(tree: Tree, value: Any, where: Place, level: _Level, name: str, quie
                 _rename(tree, value, where, key, present)
             _update(tree, value[present], (*where, present), steps[-1][1], name, quiet)
     elif isinstance(value, list):
-        paths_of = any(PATHS_OF in node for node, _ in level.forms)
+        paths_of = any(PATHS_OF in form.node for form in level.forms)
         for index, item in enumerate(value):
             if paths_of and isinstance(item, str):
                 path = ".".join(key for key, _ in _Level(level.free).steps(tuple(item.split("."))))

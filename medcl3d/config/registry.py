@@ -57,17 +57,13 @@ class Registry:
         def keep(constructor: T) -> T:
             known = self._constructors.get(name)
             if known is not None and known.__qualname__ != constructor.__qualname__:
-                raise ValueError(
-                    f"{self.kind} {name!r} is registered twice: {known.__module__} and "
-                    f"{constructor.__module__}"
-                )
+                both = f"{known.__module__} and {constructor.__module__}"
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {both}")
             fields = inspect.signature(constructor).parameters
             for former, present in (renamed or {}).items():
                 if former in fields or present not in fields:
-                    raise ValueError(
-                        f"{self.kind} {name!r}: {former!r} cannot be the former name of {present!r}: "
-                        "only the present name is a field"
-                    )
+                    problem = f"{former!r} cannot be the former name of {present!r}"
+                    raise ValueError(f"{self.kind} {name!r}: {problem}: only the present name is a field")
             made = self._validating(name, constructor)
             self._constructors[name], self._renamed[name] = made, dict(renamed or {})
             self._schemas.pop(name, None)
@@ -85,8 +81,6 @@ class Registry:
 
         @functools.wraps(function)
         def validate_and_call(*args: Any, **given: Any) -> Any:
-            from medcl3d.config.registry import parse_fields  # which imports this module
-
             own = {key: value for key, value in given.items() if key not in others}
             rest = {key: given[key] for key in others if key in given}
             try:
@@ -130,12 +124,9 @@ class Registry:
 
     def _schema(self, name: str) -> TypeAdapter[Any]:
         constructor = self.get(name)
-        hints = get_type_hints(
-            constructor
-            if dataclasses.is_dataclass(constructor) or not inspect.isclass(constructor)
-            else constructor.__init__,
-            include_extras=True,
-        )
+        plain_class = inspect.isclass(constructor) and not dataclasses.is_dataclass(constructor)
+        annotated = constructor.__init__ if plain_class else constructor  # type: ignore[misc]
+        hints = get_type_hints(annotated, include_extras=True)
         options: dict[str, Any] = {}
         for parameter in inspect.signature(constructor).parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -157,10 +148,26 @@ class Registry:
         self.get(name)
         return self._renamed[name]
 
-    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
-        """The JSON Schema of a field that chooses a component of this registry; `medcl3d schema` expands
-        it.
+    def attribute(self, name: str) -> Callable[..., Any]:
+        """The registered class or function of this name, as in ``medcl3d.pairs.OverlappingCrops``.
+
+        AttributeError if none has this name. Submodules are left to the import system.
         """
+        package = importlib.import_module(self.package)
+        if not name.startswith("_") and name not in {
+            module.name for module in pkgutil.iter_modules(package.__path__)
+        }:
+            for constructor in map(self.get, self.names()):
+                if constructor.__name__ == name:
+                    return constructor
+        raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
+
+    def attributes(self) -> list[str]:
+        """Names of all registered classes and functions, sorted."""
+        return sorted(self.get(name).__name__ for name in self.names())
+
+    def __get_pydantic_json_schema__(self, _schema: Any, _handler: Any) -> dict[str, Any]:
+        """The JSON Schema of a field that chooses a component here; `medcl3d schema` expands it."""
         return {CHOICE_OF: self.package}
 
     def build(self, choice: Choice, *args: Any) -> Any:
@@ -181,13 +188,7 @@ def parse_fields(registry: Registry, chosen: str, fields: Mapping[str, Any], nam
         try:
             values[field] = plain(value)
         except PydanticSerializationError:
-            kind = type(value).__name__
-            raise ConfigError(
-                field,
-                None,
-                f"an object of type {kind} is not a field value",
-                "use numbers, text or lists",
-                place=name,
-            ) from None
+            problem = f"an object of type {type(value).__name__} is not a field value"
+            raise ConfigError(field, None, problem, "use numbers, text or lists", place=name) from None
     parsed = _validate(_in_memory(values), registry.schema(chosen), name)
     return {field: getattr(parsed, field) for field in type(parsed).model_fields}

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, get_args
 
 from medcl3d.core.errors import ConfigError
 
 
-def similar(name: str, known: Sequence[str], limit: int = 1, cutoff: float = 0.5) -> list[str]:
-    """At most `limit` names whose similarity (difflib's ratio, 0 to 1) is at least `cutoff`, best first."""
-    return difflib.get_close_matches(name, known, n=limit, cutoff=cutoff)
-
-
 def nearest(name: str, known: Sequence[str]) -> str:
     """The most similar of some names; "" if none is similar."""
-    return next(iter(similar(name, known)), "")
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0.5)), "")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -26,14 +21,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def require_one_of(field: str, value: object, words: Any) -> None:
-    """ConfigError unless a value is one of a `Literal`'s, for functions that are not called through a
-    configuration.
-    """
+    """ConfigError unless a value is one of a `Literal`'s, for functions called without a configuration."""
     known = [str(word) for word in get_args(words)]
     if value not in get_args(words):
-        raise ConfigError(
-            field,
-            value,
-            f"no such choice{did_you_mean(str(value), known)}",
-            f"choose from {', '.join(known)}",
-        )
+        problem = f"no such choice{did_you_mean(str(value), known)}"
+        raise ConfigError(field, value, problem, f"choose from {', '.join(known)}")

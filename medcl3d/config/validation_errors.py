@@ -22,8 +22,7 @@ _LOOKS_LIKE_ANOTHER_TYPE = re.compile(r"^(yes|no|on|off|[-+]?0\d+|\d+(:\d+)+)$",
 def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> list[ConfigError]:
     """All problems of a tree, ordered: unknown keys, wrong values, missing keys.
 
-    An unknown key that is close to a missing one explains both. For a value with several forms, the closest
-    form counts.
+    An unknown key that is close to a missing one explains both. Of several forms, the closest counts.
     """
     schema = adapter.json_schema()
     found = list(_by_field(error, tree))
@@ -48,9 +47,7 @@ def problems(error: ValidationError, tree: Any, adapter: TypeAdapter[Any]) -> li
 
 
 def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[Mapping[str, Any]]]]:
-    """The errors of each place. For a value with several forms: the deepest ones, since that form fits
-    best.
-    """
+    """The errors of each place; of several forms the deepest errors, since that form fits best."""
     groups: dict[Place, list[tuple[Place, Mapping[str, Any]]]] = {}
     for number, entry in enumerate(error.errors()):
         where, field = _place(entry, tree)
@@ -62,9 +59,7 @@ def _by_field(error: ValidationError, tree: Any) -> Iterator[tuple[Place, list[M
 
 
 def _place(entry: Mapping[str, Any], tree: Any) -> tuple[Place, Place | None]:
-    """The place of an error, and the field with several forms, if any (the name of a form is not in the
-    file).
-    """
+    """The place of an error, and the field with several forms, if any (a form's name is not in the file)."""
     where: list[Any] = []
     field = None
     for number, key in enumerate(entry["loc"], start=1):
@@ -88,12 +83,8 @@ def _wrong(
         cause.within(*where)
         return cause
     if kind in MISSING:
-        return ConfigError(
-            where,
-            None,
-            "an item is missing" if isinstance(where[-1], int) else "the key is missing",
-            "add it",
-        )
+        what = "an item" if isinstance(where[-1], int) else "the key"
+        return ConfigError(where, None, f"{what} is missing", "add it")
     value = _value_at(tree, where)
     if kind == "value_error":  # inconsistent fields
         return ConfigError(where, None, str(cause))
@@ -105,17 +96,15 @@ def _wrong(
     if isinstance(value, str) and _LOOKS_LIKE_ANOTHER_TYPE.match(value):
         message += f"; {value!r} is text here: quote it for text, or write true/false or a plain number"
     if isinstance(value, str) and " #" in value:
-        message += (
-            f"; remove {value[value.index(' #') + 1 :]!r}, which is part of the value here, not a comment"
-        )
+        rest = value[value.index(" #") + 1 :]
+        message += f"; remove {rest!r}, which is part of the value here, not a comment"
     return ConfigError(where, value, message)
 
 
 def _as_list(value: Any, node: Mapping[str, Any]) -> str:
     """The spelling of a single value as a list, if a list is expected and the value fits; "" otherwise."""
-    array: Mapping[str, Any] = next(
-        (form for form in node.get("anyOf", [node]) if form.get("type") == "array"), {}
-    )
+    forms: Sequence[Mapping[str, Any]] = node.get("anyOf", [node])
+    array = next((form for form in forms if form.get("type") == "array"), {})
     items = array.get("prefixItems") or [array.get("items", {})]
     fits = isinstance(value, PYTHON.get(items[0].get("type"), ())) and not isinstance(value, bool)
     return f"; write [{', '.join([str(value)] * len(items))}]" if fits else ""

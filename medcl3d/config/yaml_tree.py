@@ -1,9 +1,8 @@
 """YAML as plain values with the line of each, without silent conversions.
 
 In the core schema of YAML 1.2, ``1e-4`` is a number, and ``no``, ``010`` and ``12:30`` are text (PyYAML alone
-reads
-text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that expand without limit are
-refused.
+reads text, False, 8 and 750). Tags, duplicate keys, recursive aliases and files that expand without limit
+are refused.
 """
 
 from __future__ import annotations
@@ -27,6 +26,10 @@ FLOAT = (
 )
 
 
+def _too_deep(where: Place, line: int) -> ConfigError:
+    return ConfigError(where, None, f"nested deeper than {MAX_DEPTH} levels", "write it flatter", place=line)
+
+
 class CoreLoader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema."""
 
@@ -34,13 +37,9 @@ class CoreLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node with its children, with a limit on nesting, since this recursion is the first to
-        overflow.
-        """
+        """Compose one node with its children; nesting is limited, since this recursion overflows first."""
         if self.depth > MAX_DEPTH:
-            raise ConfigError(
-                (), None, f"nested deeper than {MAX_DEPTH} levels", "write it flatter", place=self.line + 1
-            )
+            raise _too_deep((), self.line + 1)
         self.depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
@@ -75,9 +74,7 @@ for _name, _pattern, _first in (
 
 
 def _places(value: Any, where: Place = ()) -> Iterator[Place]:
-    """Every place of a tree; plain text also counts as a key below its place: `simclr` is short for {simclr:
-    {}}.
-    """
+    """Every place of a tree; text also counts as a key below it: `simclr` is short for {simclr: {}}."""
     if where:
         yield where
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -88,9 +85,7 @@ def _places(value: Any, where: Place = ()) -> Iterator[Place]:
 
 
 class Tree:
-    """The plain values of a YAML text and the line of each. ConfigError or yaml.YAMLError if the text is
-    invalid.
-    """
+    """The plain values of a YAML text and the line of each. ConfigError or yaml.YAMLError: it is invalid."""
 
     def __init__(self, text: str, comments: bool = True):
         self.lines: dict[Place, str] = {}
@@ -112,13 +107,10 @@ class Tree:
         if id(node) in above:
             raise ConfigError(where, None, "an alias contains itself", "write the values out", place=line)
         if len(above) > MAX_DEPTH:  # through aliases
-            raise ConfigError(
-                where, None, f"nested deeper than {MAX_DEPTH} levels", "write it flatter", place=line
-            )
+            raise _too_deep(where, line)
         if self._count > MAX_VALUES:
-            raise ConfigError(
-                where, None, f"expands to more than {MAX_VALUES} values", "use fewer aliases", place=line
-            )
+            problem = f"expands to more than {MAX_VALUES} values"
+            raise ConfigError(where, None, problem, "use fewer aliases", place=line)
         kind = node.tag.removeprefix(TAG)
         below = (*above, id(node))
         if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -129,35 +121,19 @@ class Tree:
             try:
                 return SCALARS[kind](node.value)
             except ValueError:
-                digits = len(node.value)
-                raise ConfigError(
-                    where,
-                    None,
-                    f"a number of {digits} digits",
-                    "write a shorter one, or quote it for text",
-                    place=line,
-                ) from None
-        raise ConfigError(
-            where,
-            node.tag,
-            "tags are refused, since a configuration executes no code",
-            "write a plain value",
-            place=line,
-        )
+                problem = f"a number of {len(node.value)} digits"
+                remedy = "write a shorter one, or quote it for text"
+                raise ConfigError(where, None, problem, remedy, place=line) from None
+        problem = "tags are refused, since a configuration executes no code"
+        raise ConfigError(where, node.tag, problem, "write a plain value", place=line)
 
     def _mapping(self, node: yaml.MappingNode, where: Place, below: tuple[int, ...]) -> dict[str, Any]:
         plain: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in plain:
-                before = self.lines[(*where, key)]
-                raise ConfigError(
-                    (*where, key),
-                    None,
-                    f"duplicate key, in lines {before} and {line}",
-                    "keep one",
-                    place=line,
-                )
+                problem = f"duplicate key, in lines {self.lines[(*where, key)]} and {line}"
+                raise ConfigError((*where, key), None, problem, "keep one", place=line)
             self.lines[(*where, key)] = str(line)
             plain[key] = self._plain(value_node, (*where, key), below)
         return plain

@@ -155,7 +155,9 @@ class Collection:
         affines = self.affines[scans]
         return np.asarray(np.einsum("nij,nj->ni", affines[:, :3, :3], voxels) + affines[:, :3, 3])
 
-    def matched(self, scan: int, other: int, voxel: Real[np.ndarray, 3]) -> Float64[np.ndarray, 3]:
+    def corresponding_point(
+        self, scan: int, other: int, voxel: Real[np.ndarray, 3]
+    ) -> Float64[np.ndarray, 3]:
         """The corresponding point in `other` of `voxel` in `scan`, ``Float64[3]`` world mm.
 
         In a shared frame it is the same world point; otherwise the same position in body coordinates.

@@ -1,4 +1,4 @@
-"""Column names of a user's table that resemble known ones, and non-numeric cells in numeric columns."""
+"""Columns of a table: names that resemble known ones, distinct cells, cells that are not numbers."""
 
 from __future__ import annotations
 
@@ -50,20 +50,16 @@ def normalise_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, li
     for name in KNOWN_COLUMNS:
         same = [column for column in table.columns if meant[column] == name]
         if len(same) > 1:
-            raise DataError(
-                where,
-                f"columns {' and '.join(map(repr, same))} both mean {name}",
-                "keep one, or rename the other",
-            )
+            problem = f"columns {' and '.join(map(repr, same))} both mean {name}"
+            raise DataError(where, problem, "keep one, or rename the other")
     renamed = {column: name for column, name in meant.items() if column != name}
     table = table.rename(columns=renamed)
     notes = [f"columns {', '.join(renamed)} are read as {', '.join(renamed.values())}"] if renamed else []
     near = similar_columns(list(table.columns))
     if "path" not in table:
         hint = f"rename {near['path']!r} to path" if "path" in near else "name the column of image files path"
-        raise DataError(
-            where, "the column path is missing", f"{hint} (found: {', '.join(table.columns) or 'none'})"
-        )
+        remedy = f"{hint} (found: {', '.join(table.columns) or 'none'})"
+        raise DataError(where, "the column path is missing", remedy)
     if "patient" in near:
         raise DataError(where, f"column {near['patient']!r}: {patient_column_remedy(near['patient'])}")
     notes += [
@@ -72,10 +68,8 @@ def normalise_columns(table: pd.DataFrame, where: str) -> tuple[pd.DataFrame, li
     ]
     for column in table.columns if "label" not in table and "label" not in near else ():
         if column not in KNOWN_COLUMNS and table[column].str.endswith(VOLUMES).any():
-            notes.append(
-                f"column {column!r} contains file paths and counts as metadata; rename it to label if these "
-                "are segmentations"
-            )
+            remedy = "rename it to label if these are segmentations"
+            notes.append(f"column {column!r} contains file paths and counts as metadata; {remedy}")
     return table, notes
 
 
@@ -89,15 +83,12 @@ def patient_column_remedy(name: str) -> str:
 
 def similar_columns(names: Sequence[str]) -> dict[str, str]:
     """Missing known column -> the first name that is a synonym or a likely misspelling of it."""
-    free = [name for name in names if name not in KNOWN_COLUMNS]
+    free = {name: _plain(name) for name in names if name not in KNOWN_COLUMNS}
     near = {}
-    for known in KNOWN_COLUMNS:
-        if known in names:
-            continue
+    for known in (known for known in KNOWN_COLUMNS if known not in names):
         others = SYNONYMS.get(known, "").split()
-        found = [name for name in free if _plain(name) in others] or [
-            name for name in free if _is_slip(_plain(name), known)
-        ]
+        found = [name for name, plain in free.items() if plain in others]
+        found = found or [name for name, plain in free.items() if _is_slip(plain, known)]
         if found:
             near[known] = found[0]
     return near
@@ -125,64 +116,58 @@ def replace_top_codes(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFr
     for name in map(str, table.columns):
         if not _AGE.search(re.sub("([a-z])([A-Z])", r"\1 \2", name).lower()):
             continue
-        found = [
-            (row, match)
-            for row, cell in enumerate(table[name].tolist())
-            if (match := _TOP_CODE.fullmatch(cell))
-        ]
+        matches = enumerate(map(_TOP_CODE.fullmatch, table[name].tolist()))
+        found = [(row, match) for row, match in matches if match]
         if found:
             named = [f"{match[0]!r} in {place_of(row, name)}" for row, match in found]
-            notes.append(
-                naming(f"column {name}: {len(found)} ages above a limit were replaced by the limit", named)
-            )
+            text = f"column {name}: {len(found)} ages above a limit were replaced by the limit"
+            notes.append(naming(text, named))
             table[name] = table[name].replace({match[0]: match[1] or match[2] for _, match in found})
     return table, notes
 
 
 def non_numeric_cells(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     """Notes on metadata columns with a few non-numeric cells among numbers, which are read as categories."""
-    return [
-        note
-        for column in table.columns
-        if column not in KNOWN_COLUMNS
-        for note in _non_numeric(column, table[column], place_of)
-    ]
+    names = [str(name) for name in table if name not in KNOWN_COLUMNS]
+    notes = [_non_numeric(name, table[name], place_of) for name in names]
+    return [note for note in notes if note]
 
 
 _WITH_COMMA = r"[+-]?(?:\d+,\d+|\d{1,3}(?:\.\d{3})+,\d+)"  # 70,5 and 1.070,5
 
 
-def _non_numeric(name: str, cells: pd.Series, place_of: PlaceOf) -> list[str]:
+def _non_numeric(name: str, cells: pd.Series, place_of: PlaceOf) -> str:
+    """A note on a column, "" if it has only numbers or only categories."""
     given = ~cells.isin(MISSING).to_numpy()
     is_number = pd.to_numeric(cells, errors="coerce").notna().to_numpy()
     odd = given & ~is_number
     if not odd.any():
-        return []
+        return ""
     with_commas = cells.str.fullmatch(_WITH_COMMA).to_numpy()
+    what, remedy, rows = "are not numbers", "correct them, or write n/a", np.flatnonzero(odd)
     if with_commas.any() and (is_number | with_commas)[given].all():
-        at = np.flatnonzero(with_commas)
-        return [_note(name, len(at), "have a decimal comma", "write a point", cells, at, place_of)]
-    if is_number.sum() < 2:
-        return []
-    wrong = odd & ~cells.str.lower().isin(ALSO_MISSING).to_numpy()
-    if wrong.sum() > max(1, (is_number | wrong).sum() // 10):
-        return []  # categories, some of which are digits
-    return [
-        _note(
-            name,
-            int(odd.sum()),
-            "are not numbers",
-            "correct them, or write n/a",
-            cells,
-            np.flatnonzero(odd),
-            place_of,
-        )
-    ]
-
-
-def _note(
-    name: str, num: int, what: str, remedy: str, cells: pd.Series, at: np.ndarray, place_of: PlaceOf
-) -> str:
-    count = f"{num} of its {len(cells)} cells"
+        what, remedy, rows = "have a decimal comma", "write a point", np.flatnonzero(with_commas)
+    else:
+        wrong = odd & ~cells.str.lower().isin(ALSO_MISSING).to_numpy()
+        if is_number.sum() < 2 or wrong.sum() > max(1, (is_number | wrong).sum() // 10):
+            return ""  # categories, some of which are digits
+    count = f"{len(rows)} of its {len(cells)} cells"
     text = f"column {name}: {count} {what}, so the column is read as categories; {remedy}"
-    return naming(text, [f"{cells.iloc[row]!r} in {place_of(int(row), name)}" for row in at])
+    return naming(text, [f"{cells.iloc[row]!r} in {place_of(int(row), name)}" for row in rows])
+
+
+def distinct(cells: pd.Series) -> list[str]:
+    """The distinct cells, in order of first appearance."""
+    return list(dict.fromkeys(cells.to_numpy(dtype=object).tolist()))
+
+
+def changed(texts: Sequence[str], change: Callable[[str], str]) -> list[str]:
+    """Texts changed by a function that works line by line, called once on all of them."""
+    lines = change("\n".join(texts)).split("\n")
+    return lines if len(lines) == len(texts) else [change(text.replace("\n", " ")) for text in texts]
+
+
+def matching(texts: Sequence[str], pattern: str) -> list[str]:
+    """The texts that a pattern matches as a whole, ignoring case."""
+    whole = re.compile(f"^(?:{pattern})$", re.IGNORECASE | re.MULTILINE)
+    return [text for text in texts if whole.fullmatch(text)] if whole.search("\n".join(texts)) else []

@@ -29,9 +29,7 @@ def date_of(time: str) -> date | None:
 def days_from_first(dates: Mapping[Any, date | None]) -> dict[Any, str]:
     """Calendar days from the first of the given dates; "" if a date is missing."""
     first = min((one for one in dates.values() if one is not None), default=None)
-    return {
-        key: "" if one is None or first is None else str((one - first).days) for key, one in dates.items()
-    }
+    return {key: str((one - first).days) if one and first else "" for key, one in dates.items()}
 
 
 def days_of_dates(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
@@ -45,11 +43,8 @@ def days_of_dates(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame,
         return table, []
     for row, (one, cell) in enumerate(zip(dates, cells, strict=True)):
         if one is None and cell not in MISSING:
-            raise DataError(
-                place_of(row, "session_days"),
-                f"session_days = {cell!r}: not a date as 2001-02-28, unlike other cells",
-                "correct it, or write n/a",
-            )
+            problem = f"session_days = {cell!r}: not a date as 2001-02-28, unlike other cells"
+            raise DataError(place_of(row, "session_days"), problem, "correct it, or write n/a")
     days: dict[int, str] = {}
     for rows in table.groupby("patient", sort=False).indices.values():
         days |= days_from_first({int(row): dates[row] for row in rows})

@@ -53,18 +53,16 @@ def download(known: KnownSet, out: Path, say: Callable[[str], None]) -> Path:
                     say(f"{file}: is no longer needed")
                 say(f"{place}: {known.num_scans} scans, MD5 verified")
     except Timeout:
-        raise MachineError(
-            file, "another process is downloading it", "wait for it, or choose another folder"
-        ) from None
+        remedy = "wait for it, or choose another folder"
+        raise MachineError(file, "another process is downloading it", remedy) from None
     except OSError as error:
-        raise MachineError(
-            error.filename or out, error.strerror or error, "choose a writable folder"
-        ) from None
+        place, reason = error.filename or out, error.strerror or error
+        raise MachineError(place, reason, "choose a writable folder") from None
     say(known.prepare_command(out))
     return place
 
 
-def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
+def dry_run(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
     """Dry run: report the steps of `download`, without a connection and without writing anything.
 
     MachineError if the disk is too small or not writable; DataError if something else is at the path of the
@@ -77,10 +75,8 @@ def forecast(known: KnownSet, out: Path, say: Callable[[str], None]) -> None:
         return
     require_writable(out, "--out")
     if file.exists():
-        say(
-            f"{file}: exists with {format_size(_size(file))}; its MD5 would be verified, and nothing "
-            "downloaded"
-        )
+        size = format_size(_size(file))
+        say(f"{file}: exists with {size}; its MD5 would be verified, and nothing downloaded")
     else:
         needed = _needed(known, file)
         require_space(nearest_folder(out), needed)
@@ -114,12 +110,9 @@ def _obtain(known: KnownSet, file: Path) -> None:
     if found == file:
         raise DataError(file, mismatch, "delete the file and download it again")
     part.unlink()
-    raise DataError(
-        known.url,
-        f"{mismatch}; the file was deleted. Run the command again",
-        "if that fails, the file was changed in transit, or the set is no longer the version that "
-        "medcl3d lists",
-    )
+    why = "the file was changed in transit, or the set is no longer the version that medcl3d lists"
+    problem = f"{mismatch}; the file was deleted. Run the command again"
+    raise DataError(known.url, problem, f"if that fails, {why}")
 
 
 def _fetch(known: KnownSet, part: Path, file: Path) -> None:
@@ -134,22 +127,17 @@ def _fetch(known: KnownSet, part: Path, file: Path) -> None:
                 reason = f"answers {error.code} {error.reason}"
             except (URLError, HTTPException, OSError) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                    raise MachineError(
-                        part, "the disk is full", "free some space and run the command again to resume"
-                    ) from None
-                reason = (
-                    f"cannot be reached ({getattr(error, 'reason', None) or error or type(error).__name__})"
-                )
+                    remedy = "free some space and run the command again to resume"
+                    raise MachineError(part, "the disk is full", remedy) from None
+                what = getattr(error, "reason", None) or error or type(error).__name__
+                reason = f"cannot be reached ({what})"
             if total == _size(part):
                 return
             if _size(part) <= most_bytes:
                 have = f"{_size(part)} bytes were kept. Run" if _size(part) else "run"
-                raise MachineError(
-                    known.url,
-                    reason,
-                    f"{have} the command again to resume, or download the file by other means, put "
-                    f"it at {file.absolute()}, and run the command again",
-                )
+                by_hand = f"download the file by other means, put it at {file.absolute()}"
+                remedy = f"{have} the command again to resume, or {by_hand}, and run the command again"
+                raise MachineError(known.url, reason, remedy)
             most_bytes = _size(part)
 
 
@@ -183,12 +171,11 @@ def _size(path: Path) -> int:
 
 
 def _md5(path: Path) -> str:
-    digest, have = hashlib.md5(usedforsecurity=False), 0  # published by the sets; detects damage, not forgery
+    digest = hashlib.md5(usedforsecurity=False)  # published by the sets; detects damage, not forgery
     with _bar(f"checking {path.name}", _size(path)) as show, path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-            have += len(chunk)
-            show(have)
+            show(file.tell())
     return digest.hexdigest()
 
 

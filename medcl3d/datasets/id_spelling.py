@@ -14,8 +14,7 @@ import pandas as pd
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.datasets.columns import MISSING, PlaceOf
-from medcl3d.datasets.distinct import changed, distinct, matching
+from medcl3d.datasets.columns import MISSING, PlaceOf, changed, distinct, matching
 from medcl3d.datasets.missing_ids import NOT_KNOWN, bare, visible
 
 MOST_NAMES = 50  # distinct names of a column that are compared; more are free text
@@ -28,6 +27,7 @@ _WHOLE_DATE = (
     r"(19|20)\d\d-\d\d-\d\d( 00:00(:00)?)?|\d{1,2}/\d{1,2}/(\d\d)?\d\d|\d{1,2}\.\d{1,2}\.(19|20)\d\d"
 )
 _PLACEHOLDER = r"(sub-)?(anon[a-z]*|dummy|test|x{2,}|-\d+)"
+_ROUNDED = "have only zeros after the 15th digit, as spreadsheets round"
 _CLASS_PLACEHOLDER = r"-\d+|unclear|uncertain|indeterminate"
 
 
@@ -71,12 +71,10 @@ def refuse_truncated_numbers(table: pd.DataFrame, place_of: PlaceOf) -> None:
         if cut:
             rows = np.flatnonzero(table[name].isin(cut)).tolist()
             many = f", as in {len(rows)} rows" if len(rows) > 1 else ""
-            raise DataError(
-                place_of(rows[0], name),
-                f"{name} = {cut[0]!r}: a spreadsheet or a conversion to a number has truncated this "
-                f"id{many}, so different ids became equal",
-                "export the table again with the column as text",
-            )
+            truncated = f"a spreadsheet or a conversion to a number has truncated this id{many}"
+            problem = f"{name} = {cut[0]!r}: {truncated}, so different ids became equal"
+            remedy = "export the table again with the column as text"
+            raise DataError(place_of(rows[0], name), problem, remedy)
 
 
 def refuse_equal_looking_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
@@ -84,12 +82,9 @@ def refuse_equal_looking_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
     for name in ("patient", "scan"):
         values = distinct(table[name]) if name in table else []
         for one, other, *_ in _groups(values, changed(values, _looks)):
-            first, second = _first(table[name], one), _first(table[name], other)
-            raise DataError(
-                place_of(second, name),
-                f"{name} = {other!a}: looks like {one!a} in {place_of(first, name)} but has other characters",
-                "use the same characters in both",
-            )
+            first, second = (place_of(_first(table[name], text), name) for text in (one, other))
+            problem = f"{name} = {other!a}: looks like {one!a} in {first} but has other characters"
+            raise DataError(second, problem, "use the same characters in both")
 
 
 def _looks(text: str) -> str:
@@ -109,19 +104,12 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         shared = [cell for cell in matching(values, _PLACEHOLDER) if (cells == cell).sum() > 1]
         for found, what in (
             (dates, "look like dates; a spreadsheet converts ids such as 1-2 or MAR1"),
-            (
-                rounded,
-                "have only zeros after the 15th digit, as spreadsheets round; different ids may now be equal",
-            ),
+            (rounded, f"{_ROUNDED}; different ids may now be equal"),
             (shared, "look like placeholders and have several scans"),
         ):
             if found:
-                notes.append(
-                    naming(
-                        f"{len(found)} {name} ids {what}",
-                        [_with_places(cells, [cell], place_of) for cell in found],
-                    )
-                )
+                named = [_with_places(cells, [cell], place_of) for cell in found]
+                notes.append(naming(f"{len(found)} {name} ids {what}", named))
     return notes
 
 
@@ -129,13 +117,13 @@ def _spelling_notes(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     patients, scans = alike(distinct(table["patient"])), alike(distinct(table["scan"]))
     if patients and scans:  # scans named after such patients are reported with the patients
         owner = dict(zip(table["scan"], table["patient"], strict=True))
-        of_patients = {patient: number for number, same in enumerate(patients) for patient in same}
-        owners = [[owner[scan] for scan in same] for same in scans]
-        scans = [
-            same
-            for same, of in zip(scans, owners, strict=True)
-            if len(set(of)) == 1 or len({of_patients.get(patient, patient) for patient in of}) > 1
-        ]
+        group_of = {patient: number for number, same in enumerate(patients) for patient in same}
+
+        def is_of_patients(same: Sequence[str]) -> bool:
+            owners = {owner[scan] for scan in same}
+            return len(owners) > 1 and len({group_of.get(patient, patient) for patient in owners}) == 1
+
+        scans = [same for same in scans if not is_of_patients(same)]
     notes = []
     for name, what, found in (("patient", "person", patients), ("scan", "scan", scans)):
         if found:
@@ -153,14 +141,14 @@ def _visits(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     key = {session: number for number, same in enumerate(variants) for session in same}
     rows = table.loc[table["session"].isin(list(key)), ["patient", "session"]].drop_duplicates()
     groups = rows.groupby(["patient", rows["session"].map(key)], sort=False)
-    same = [group.index.tolist() for _, group in groups if len(group) > 1]
     named = [
-        " and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group[:3])
-        for group in same
+        " and ".join(f"{table['session'][row]} in {place_of(row, 'session')}" for row in group.index[:3])
+        for _, group in groups
+        if len(group) > 1
     ]
-    count = f"{len(same)} groups of session ids of a patient"
+    count = f"{len(named)} groups of session ids of a patient"
     text = f"{count} differ only in spelling and may be one session; use one spelling per id"
-    return [naming(text, named)] if same else []
+    return [naming(text, named)] if named else []
 
 
 def spelling_notes(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
@@ -169,22 +157,13 @@ def spelling_notes(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
     for name in map(str, table.columns):
         values = [] if name in KNOWN_COLUMNS and name not in ("class", "modality") else distinct(table[name])
         values = [cell for cell in values if cell not in MISSING] if len(values) <= MOST_NAMES else []
-        if not values or (
-            name not in KNOWN_COLUMNS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all()
-        ):
+        if name not in KNOWN_COLUMNS and pd.to_numeric(pd.Series(values), errors="coerce").notna().all():
             continue
-        same = alike(values)
-        unknown = (
-            [value for value in values if bare(value) in NOT_KNOWN] + matching(values, _CLASS_PLACEHOLDER)
-            if name == "class"
-            else []
-        )
+        classes = values if name == "class" else []
+        unknown = [one for one in classes if bare(one) in NOT_KNOWN] + matching(classes, _CLASS_PLACEHOLDER)
         for found, what in (
-            (same, "names have several spellings and count as different; use one spelling per name"),
-            (
-                [[value] for value in unknown],
-                "classes may mean that the class is unknown; if so, empty the cells",
-            ),
+            (alike(values), "names have several spellings and count as different; use one spelling per name"),
+            ([[x] for x in unknown], "classes may mean that the class is unknown; if so, empty the cells"),
         ):
             if found:
                 named = [_counted(table[name], group, place_of) for group in found]

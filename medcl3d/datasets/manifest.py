@@ -10,12 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from medcl3d.core.columns import KNOWN_COLUMNS, PATH_COLUMNS
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.columns import MISSING, PlaceOf, non_numeric_cells, replace_top_codes
+from medcl3d.datasets.columns import non_numeric_cells, replace_top_codes
 from medcl3d.datasets.days import days_of_dates
 from medcl3d.datasets.id_spelling import (
     doubtful_ids,
@@ -24,16 +23,14 @@ from medcl3d.datasets.id_spelling import (
     spelling_notes,
 )
 from medcl3d.datasets.missing_ids import refuse_missing_ids, replace_missing_text
-from medcl3d.datasets.scan_ids import default_ids, fault_of
+from medcl3d.datasets.scan_ids import default_ids
+from medcl3d.datasets.table_checks import refuse_ambiguous, refuse_empty, refuse_unwritable
 from medcl3d.io.encoding import refuse_other_encoding
 from medcl3d.io.regular_file import FETCH, is_annexed
 from medcl3d.io.walk import skipped_notes
 
 if TYPE_CHECKING:
     from medcl3d.datasets.dicom.series import Series
-
-CONSTANT_COLUMNS = ("sex",)  # per patient
-SIDES = ("", "train", "test", "validation")
 
 NO_PATIENTS = (
     "no patient ids, so each scan counts as its own patient; two scans of one person may be on both sides "
@@ -85,24 +82,26 @@ class Manifest:
         Raises DataError naming the place.
         """
         table = table.reset_index(drop=True)
-        table = (
-            table.astype(object).where(table.notna(), "").astype(str).apply(lambda column: column.str.strip())
-        )
+        table = table.astype(object).where(table.notna(), "").astype(str)
+        table = table.apply(lambda column: column.str.strip())
         if "path" not in table:
             raise DataError(root, "the manifest has no column 'path'", f"it has {list(table.columns)}")
         if not len(table):
             raise DataError(root, "the manifest lists no scan", "write one row per scan")
         places = [f"{root}/{path}" for path in table["path"]] if places is None else list(places)
-        at = _place_of(places, cell_places)
+
+        def at(row: int, column: str) -> str:
+            return cell_places[row].get(column, places[row]) if cell_places else places[row]
+
         # First: under another encoding no name seems to be UTF-8.
         refuse_other_encoding(zip(places, table["path"], strict=True))
-        _refuse_unwritable(table, at)
+        refuse_unwritable(table, at)
         root = Path(root)
         target = root.resolve()
         for name in PATH_COLUMNS:
             if name in table and not outside:
                 table[name] = [_below(root, target, text) for text in table[name].tolist()]
-        _refuse_empty(table, "path", at)
+        refuse_empty(table, "path", at)
         refuse_missing_ids(table, at)
         refuse_truncated_numbers(table, at)
         refuse_equal_looking_ids(table, at)
@@ -115,21 +114,19 @@ class Manifest:
             table["patient"] = table["scan"]
             found.append(NO_PATIENTS)
         for name in ("scan", "patient"):
-            _refuse_empty(table, name, at)
+            refuse_empty(table, name, at)
         table, dates = days_of_dates(table, at)
         found += dates
         for name, default in (("session", "1"), ("modality", "unknown"), ("label", ""), ("split", "")):
             table[name] = table.get(name, default)
-        table["frame"] = (
-            table["frame"].where(table["frame"] != "", table["scan"]) if "frame" in table else table["scan"]
-        )
-        _refuse_ambiguous(table, at)
+        frame = table.get("frame", table["scan"])
+        table["frame"] = frame.where(frame != "", table["scan"])
+        refuse_ambiguous(table, at)
         found += [*doubtful_ids(table, at), *spelling_notes(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]
-        return Manifest(
-            table, root, dict(label_names or {}), outside, (*found, *non_numeric_cells(table, at))
-        )
+        found += non_numeric_cells(table, at)
+        return Manifest(table, root, dict(label_names or {}), outside, tuple(found))
 
     def locate(self, text: str) -> Path:
         """The file of a path of the manifest. DataError if it leaves the root without permission.
@@ -142,9 +139,7 @@ class Manifest:
         full = self.root / path
         inside = f"{self.root}: path {text!r} of the manifest"
         if path.is_absolute() or ".." in path.parts:
-            raise DataError(
-                problem=f"{inside} leaves the root", remedy="move the file there, or set allow_outside"
-            )
+            raise DataError("", f"{inside} leaves the root", "move the file there, or set allow_outside")
         try:
             if not full.is_symlink() and self._is_inside(full.parent):
                 return full
@@ -154,10 +149,8 @@ class Manifest:
                 raise DataError(f"{inside} is a loop of links") from None
             return full
         if not target.is_relative_to(self._target) and not (is_annexed(full) and _is_absent(full)):
-            raise DataError(
-                problem=f"{inside} is a link out of the root, to {target}",
-                remedy="copy the file, or set allow_outside",
-            )
+            problem = f"{inside} is a link out of the root, to {target}"
+            raise DataError("", problem, "copy the file, or set allow_outside")
         return full
 
     def with_skipped(
@@ -167,13 +160,16 @@ class Manifest:
         why: Callable[[str], str] = lambda _: "NIfTI files are skipped",
     ) -> Manifest:
         """The same manifest with notes on files below the root that are in none of its rows."""
-        cells = [
-            text for name in PATH_COLUMNS if name in self.table for text in self.table[name].unique() if text
-        ]
+        cells = self._paths(self.table)
         taken = {os.path.normpath(_below(self.root, self._target, text)) for text in cells}
-        return replace(
-            self, notes=(*self.notes, *skipped_notes(self.root, files, unreadable, taken=taken, why=why))
-        )
+        skipped = skipped_notes(self.root, files, unreadable, taken=taken, why=why)
+        return replace(self, notes=(*self.notes, *skipped))
+
+    @staticmethod
+    def _paths(table: pd.DataFrame) -> list[str]:
+        """The distinct paths of images, labels and affines."""
+        paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
+        return list(paths[paths != ""].unique())
 
     @cached_property
     def _target(self) -> Path:
@@ -191,9 +187,8 @@ class Manifest:
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that do not exist."""
-        table = self.table[~self.table["scan"].isin(list(self.faults))]
-        paths = pd.concat([table[name] for name in PATH_COLUMNS if name in table])
-        return [p for p in paths[paths != ""].unique() if _is_absent(self.locate(p))]
+        paths = self._paths(self.table[~self.table["scan"].isin(list(self.faults))])
+        return [path for path in paths if _is_absent(self.locate(path))]
 
     def links(self, paths: Sequence[str]) -> list[str]:
         """The given paths that are links."""
@@ -250,109 +245,3 @@ def _is_absent(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _place_of(rows: Sequence[str], cells: Sequence[Mapping[str, str]]) -> PlaceOf:
-    """Row and column -> the place of the cell, else that of the row."""
-    return lambda row, column: cells[row].get(column, rows[row]) if cells else rows[row]
-
-
-def _refuse_unwritable(table: pd.DataFrame, at: PlaceOf) -> None:
-    """Refuse text that cannot be written as UTF-8, before any work is done."""
-    for column in (column for column in PATH_COLUMNS if column in table):
-        zero = np.flatnonzero(table[column].str.contains("\0", regex=False)).tolist()
-        if zero:
-            value = table[column][zero[0]]
-            raise DataError(
-                at(zero[0], column),
-                f"{column} = {value!r}: a zero byte, which file names cannot have",
-                "correct it",
-            )
-    for name in map(str, table.columns):
-        try:
-            "\n".join(table[name]).encode()
-        except UnicodeEncodeError:
-            row, cell = next(
-                (row, cell)
-                for row, cell in enumerate(table[name])
-                if cell != cell.encode(errors="replace").decode()
-            )
-            shown, place = (text.encode(errors="backslashreplace").decode() for text in (cell, at(row, name)))
-            raise DataError(
-                place, f"{name} = {shown!r}: is not UTF-8", "rename the file, or correct its encoding"
-            ) from None
-
-
-def _refuse_empty(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
-    empty = np.flatnonzero(table[name] == "").tolist()
-    if empty:
-        raise DataError(
-            at(empty[0], name), f"{name} is empty", "each scan needs one: fill it in, or delete the row"
-        )
-
-
-def _refuse_ambiguous(table: pd.DataFrame, at: PlaceOf) -> None:
-    """Refuse duplicate ids and files, ids that cannot name files, text in numeric columns, unknown splits."""
-    for name, what in (("path", "file"), ("scan", "scan id")):
-        values = table[name] if name == "scan" else table[name].map(lambda p: str(Path(p)))
-        duplicates = np.flatnonzero(values.duplicated(keep=False)).tolist()
-        if duplicates:
-            first, *others = (row for row in duplicates if values[row] == values[duplicates[0]])
-            also = ", ".join(at(row, name) for row in others[:3]) + (
-                f" and {len(others) - 3} more" if len(others) > 3 else ""
-            )
-            remedy = f"keep one row, or change one {what}"
-            raise DataError(
-                at(first, name), f"{name} = {values[first]!r}: also {also} has this {what}", remedy
-            )
-    for row, scan in enumerate(table["scan"]):
-        if fault := fault_of(scan):
-            raise DataError(at(row, "scan"), f"scan = {scan[:40]!r}...: {fault}")
-    wrong = np.flatnonzero(~table["split"].isin(SIDES)).tolist()
-    if wrong:
-        place, value = at(wrong[0], "split"), table["split"][wrong[0]]
-        raise DataError(
-            place,
-            f"split = {value!r}: is not one of train, test, validation",
-            "write one of them, or leave it empty",
-        )
-    for name in map(str, table.columns):
-        if name == "session_days":
-            _refuse_text(table[name], (-np.inf, np.inf), "a number of days", at)
-        elif name.lower() == "age":
-            _refuse_text(table[name], (0.0, 130.0), "a number of years from 0 to 130", at)
-    _refuse_changing(table, at)
-
-
-def _refuse_text(cells: pd.Series, within: tuple[float, float], needed: str, at: PlaceOf) -> None:
-    given = ~cells.isin(MISSING)
-    numbers = pd.to_numeric(cells.where(given), errors="coerce")
-    bad = np.flatnonzero(given & ~(numbers.between(*within) & np.isfinite(numbers))).tolist()
-    if bad:
-        raise DataError(
-            at(bad[0], str(cells.name)),
-            f"{cells.name} = {cells[bad[0]]!r}: {needed} is needed",
-            "correct it, or write n/a",
-        )
-
-
-def _refuse_changing(table: pd.DataFrame, at: PlaceOf) -> None:
-    """Refuse values that cannot change within a patient: two people with one id, or a typing error."""
-    for name in map(str, table.columns):
-        if name.lower() not in CONSTANT_COLUMNS:
-            continue
-        given = table[~table[name].isin(MISSING)]
-        other = (
-            given.index[given[name] != given.groupby("patient", sort=False)[name].transform("first")]
-            if len(given)
-            else given.index
-        )
-        if len(other):
-            patient = given["patient"][other[0]]
-            rows = given[name][given["patient"] == patient]
-            raise DataError(
-                at(int(other[0]), name),
-                f"{name} = {rows[other[0]]!r}: patient {patient!r} has {rows.iloc[0]!r} in "
-                f"{at(int(rows.index[0]), name)}",
-                "correct one, or use two patient ids",
-            )

@@ -10,8 +10,7 @@ import pandas as pd
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
-from medcl3d.datasets.columns import MISSING, PlaceOf
-from medcl3d.datasets.distinct import changed, distinct
+from medcl3d.datasets.columns import MISSING, PlaceOf, changed, distinct
 
 NEEDED = ("path", "scan", "patient")  # required per scan
 _WITH_A_MEANING = (*KNOWN_COLUMNS, "age", "sex")
@@ -63,11 +62,9 @@ def refuse_missing_ids(table: pd.DataFrame, place_of: PlaceOf) -> None:
         if missing:
             rows = np.flatnonzero(cells.isin(missing)).tolist()
             many = f", as in {len(rows)} rows, which would share one {name}" if len(rows) > 1 else ""
-            raise DataError(
-                place_of(rows[0], name),
-                f"{name} = {cells[rows[0]]!r}: is text for a missing value{many}",
-                f"write the {name} of each scan, or delete the rows",
-            )
+            problem = f"{name} = {cells[rows[0]]!r}: is text for a missing value{many}"
+            remedy = f"write the {name} of each scan, or delete the rows"
+            raise DataError(place_of(rows[0], name), problem, remedy)
 
 
 def replace_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.DataFrame, list[str]]:
@@ -82,13 +79,9 @@ def replace_missing_text(table: pd.DataFrame, place_of: PlaceOf) -> tuple[pd.Dat
             continue
         cells, words = table[name], _IN_KNOWN_COLUMNS if name.lower() in _WITH_A_MEANING else _ANYWHERE
         values = distinct(cells)
-        missing = [
-            cell for cell, text in zip(values, changed(values, _bare_lines), strict=True) if text in words
-        ]
-        if "+" in values:
-            missing = [cell for cell in missing if cell != "-"]
-        if name not in KNOWN_COLUMNS:
-            missing = [cell for cell in missing if cell not in MISSING]
+        kept = ({"-"} if "+" in values else set()) | (set() if name in KNOWN_COLUMNS else set(MISSING))
+        texts = zip(values, changed(values, _bare_lines), strict=True)
+        missing = [cell for cell, text in texts if text in words and cell not in kept]
         if not missing:
             continue
         is_missing = cells.isin(missing)

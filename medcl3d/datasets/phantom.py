@@ -67,15 +67,11 @@ class Patient:
         self.ventricle_mm = 4.0 + 4.0 * (self.age - 20) / 60 + float(rng.normal(0, 0.35))
         self.growth_mm_a_year = float(rng.uniform(0.2, 0.8))
         self.ventricle_place = np.array([0.0, 4, 14]) + vary(2.0, 3)
-        self.gland = (
-            np.array([0.0, -28, -8]) + vary(3.0, 3),
-            np.array([15.0, 10, 10]) * np.exp(vary(0.12, 3)),
-        )
+        center, radii = np.array([0.0, -28, -8]), np.array([15.0, 10, 10])
+        self.gland = center + vary(3.0, 3), radii * np.exp(vary(0.12, 3))
         self.duct_bend = vary(4.0, 3)
-        self.lesion = (
-            self.lobes[int(rng.integers(2))][0] + rng.normal(0, 2.5, 3),
-            float(rng.uniform(3.5, 5.0)),
-        )
+        lobe, _ = self.lobes[int(rng.integers(2))]
+        self.lesion = lobe + rng.normal(0, 2.5, 3), float(rng.uniform(3.5, 5.0))
         self.warp = (rng.normal(0, 1, (6, 3)) * 0.04, rng.uniform(0, 2 * np.pi, 6), vary(1.3, (6, 3)))
         self.distractors = self._distractors(rng)
         self.texture = _smooth_field(rng, 40, 0.8), _smooth_field(rng, 40, 2.2)
@@ -103,11 +99,8 @@ class Patient:
 
     def straightened(self, world: np.ndarray) -> np.ndarray:
         """Patient points ``[..., 3]`` (mm) before the patient's smooth warp."""
-        waves, phases, amplitudes = self.warp
-        return world + (
-            np.sin(world @ waves.T.astype(np.float32) + phases.astype(np.float32))
-            @ amplitudes.astype(np.float32)
-        )
+        waves, phases, amplitudes = (values.astype(np.float32) for values in self.warp)
+        return world + np.sin(world @ waves.T + phases) @ amplitudes
 
 
 def _smooth_field(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
@@ -126,9 +119,8 @@ def _sample(field: np.ndarray, points: np.ndarray, spacing_mm: float) -> np.ndar
 def _ellipsoid(powers: np.ndarray, center: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Approximate signed distance in mm, negative inside; `powers` ``[..., 6]`` are x squared and x."""
     curvature = 1 / np.square(radii)
-    form = powers @ np.concatenate([curvature, -2 * center * curvature]).astype(np.float32) + np.float32(
-        center**2 @ curvature
-    )
+    factors = np.concatenate([curvature, -2 * center * curvature]).astype(np.float32)
+    form = powers @ factors + np.float32(center**2 @ curvature)
     return (np.sqrt(np.maximum(form, 0)) - 1) * float(radii.min())
 
 
@@ -179,9 +171,8 @@ def render(
         paint(lobe, bright)
         labels[lobe < 0] = number
     angle = np.linspace(-2.4, 2.4, 40)
-    arch = patient.ventricle_place + np.stack(
-        [15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8], axis=1
-    )
+    course = 15 * np.sin(angle) * 0.6, 10 * np.cos(angle), 11 * np.cos(angle / 2) - 8
+    arch = patient.ventricle_place + np.stack(course, axis=1)
     ventricle = _tube(x, arch, patient.ventricle_mm + patient.growth_mm_a_year * years)
     paint(ventricle, dark)
     labels[ventricle < 0] = 3
@@ -191,7 +182,7 @@ def render(
     return grey * _fill_fraction(body, softness_mm), labels
 
 
-def take_scan(
+def simulate_scan(
     patient: Patient, shape: tuple[int, int, int], visit: int, years: float, modality: str
 ) -> tuple[nibabel.Nifti1Image, nibabel.Nifti1Image]:
     """One scan (int16) and its labels (uint8), with the scanner's field of view, effects and orientation."""
@@ -211,14 +202,9 @@ def take_scan(
     points = grid @ to_patient.T.astype(np.float32) + (turn.T @ (affine[:3, 3] - shift)).astype(np.float32)
     grey, labels = render(patient, points, years, modality, float(spacing.mean()))
     place = (2 * grid / (size - 1) - 1).astype(np.float32)
-    bias = np.exp(
-        strength
-        * scanner.bias
-        * (
-            place @ rng.normal(0, 0.7, 3).astype(np.float32)
-            + (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32)
-        )
-    )
+    linear = place @ rng.normal(0, 0.7, 3).astype(np.float32)
+    quadratic = (place**2) @ rng.normal(0, 0.5, 3).astype(np.float32)
+    bias = np.exp(strength * scanner.bias * (linear + quadratic))
     grey = 100 * (np.maximum(grey, 0) / 100) ** scanner.gamma * bias
     noise = rng.normal(0, scanner.noise * strength, (2, *size)).astype(np.float32)
     grey = np.hypot(grey + noise[0], noise[1])  # the magnitude of a complex signal: Rician noise
@@ -227,9 +213,8 @@ def take_scan(
     turned = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(scanner.orientation))
     out = []
     for array in (values, labels):
-        image = nibabel.Nifti1Image(
-            nibabel.apply_orientation(array, turned), affine @ inv_ornt_aff(turned, array.shape)
-        )
+        turned_affine = affine @ inv_ornt_aff(turned, array.shape)
+        image = nibabel.Nifti1Image(nibabel.apply_orientation(array, turned), turned_affine)
         image.header.set_xyzt_units("mm")
         out.append(image)
     return out[0], out[1]

@@ -39,7 +39,7 @@ def _kept_key(raw: Path) -> bytes:
     return path.read_bytes()
 
 
-def hidden(manifest: Manifest, raw: Path) -> Manifest:
+def pseudonymised(manifest: Manifest, raw: Path) -> Manifest:
     """The same scans under hashed ids: links in `raw`, with hashed names, to the source's files.
 
     Scans, patients and frames are hashed, sessions numbered, names removed from notes. All other columns are
@@ -52,11 +52,10 @@ def hidden(manifest: Manifest, raw: Path) -> Manifest:
     table["session"] = _numbered(table)
     for name in PATH_COLUMNS:
         if name in table:
+            end = "" if name == "path" else f".{name}"
             files = [manifest.locate(text) if text else None for text in table[name]]
-            table[name] = [
-                _link(raw, scan if name == "path" else f"{scan}.{name}", file)
-                for scan, file in zip(table["scan"], files, strict=True)
-            ]
+            pairs = zip(table["scan"], files, strict=True)
+            table[name] = [_link(raw, f"{scan}{end}", file) for scan, file in pairs]
     notes = tuple(without_names(note) for note in manifest.notes)
     faults = {hash_id(scan): "its source could not make a file of it" for scan in manifest.faults}
     return Manifest(table, raw, manifest.label_names, outside=True, notes=notes, faults=faults)
@@ -64,21 +63,11 @@ def hidden(manifest: Manifest, raw: Path) -> Manifest:
 
 def _numbered(table: pd.DataFrame) -> list[str]:
     """Sessions of each patient as 1, 2, ..., sorted by days, else by name: names are often dates."""
-    days = (
-        pd.to_numeric(table["session_days"], errors="coerce")
-        if "session_days" in table
-        else pd.Series(0.0, table.index)
-    )
-    ordered = (
-        table.assign(_days=days)
-        .sort_values(["_days", "session"], kind="stable")
-        .drop_duplicates(["patient", "session"])
-    )
-    number = ordered.groupby("patient", sort=False).cumcount() + 1
-    numbers = dict(
-        zip(zip(ordered["patient"], ordered["session"], strict=True), number.astype(str), strict=True)
-    )
-    return [numbers[visit] for visit in zip(table["patient"], table["session"], strict=True)]
+    days = table.get("session_days", pd.Series(0.0, table.index))
+    visits = table[["patient", "session"]].assign(days=pd.to_numeric(days, errors="coerce"))
+    ordered = visits.sort_values(["days", "session"], kind="stable").drop_duplicates(["patient", "session"])
+    ordered["number"] = (ordered.groupby("patient", sort=False).cumcount() + 1).astype(str)
+    return visits.merge(ordered, on=["patient", "session"], how="left")["number"].tolist()
 
 
 def _link(raw: Path, name: str, file: Path | None) -> str:

@@ -18,30 +18,20 @@ from medcl3d.io.disk_space import format_size
 # hippocampus and lung. Bytes are from web pages about the sets.
 DECATHLON = {
     "Task01_BrainTumour": (
-        "gliomas and oedema",
-        "MR: FLAIR, T1, T1 with Gd, T2",
-        484,
-        266,
-        7_608_266_240,
-        "channels=all",
+        "gliomas and oedema", "MR: FLAIR, T1, T1 with Gd, T2", 484, 266, 7_608_266_240, "channels=all"
     ),
     "Task02_Heart": ("left atrium", "MR", 20, 10, 455_721_472, ""),
     "Task03_Liver": ("liver and its tumours", "CT", 131, 70, 28_925_891_584, ""),
     "Task04_Hippocampus": ("hippocampus, anterior and posterior", "MR", 260, 130, 28_400_000, ""),
     "Task05_Prostate": (
-        "prostate, peripheral and transition zone",
-        "MR: T2, ADC",
-        32,
-        16,
-        240_000_000,
-        "channels=all",
+        "prostate, peripheral and transition zone", "MR: T2, ADC", 32, 16, 240_000_000, "channels=all"
     ),
     "Task06_Lung": ("lung tumours", "CT", 63, 32, 9_163_696_640, ""),
     "Task07_Pancreas": ("pancreas and its tumours", "CT", 281, 139, 12_200_000_000, ""),
     "Task08_HepaticVessel": ("vessels and tumours of the liver", "CT", 303, 140, 9_300_000_000, ""),
     "Task09_Spleen": ("spleen", "CT", 41, 20, 1_610_000_000, ""),
     "Task10_Colon": ("primary cancers of the colon", "CT", 126, 64, 6_200_000_000, ""),
-}
+}  # fmt: skip
 # Contrast -> scans, bytes of the tar file. Without IXI-DTI: its volumes are directions of one series.
 IXI = {
     "T1": (581, 4_840_816_640),
@@ -52,49 +42,19 @@ IXI = {
 # Name -> content, modality, samples, MD5 of the files of 28 and of 64 voxels per side.
 # From `medmnist/info.py` of MedMNIST 3.0 (record 10519652 at Zenodo); the package requires torchvision.
 MEDMNIST = {
-    "organmnist3d": (
-        "11 organs",
-        "CT",
-        1742,
-        "a0c5a1ff56af4f155c46d46fbb45a2fe",
-        "58a2205adf14a9d0a189cb06dc78bf10",
-    ),
-    "nodulemnist3d": (
-        "lung nodules",
-        "CT",
-        1633,
-        "8755a7e9e05a4d9ce80a24c3e7a256f3",
-        "c47c5b7d457bf6332200d2ea6d64ecd8",
-    ),
-    "adrenalmnist3d": (
-        "adrenal glands",
-        "shape",
-        1584,
-        "bbd3c5a5576322bc4cdfea780653b1ce",
-        "17721accfe9fb005146a47d33bc54b2f",
-    ),
-    "fracturemnist3d": (
-        "rib fractures",
-        "CT",
-        1370,
-        "6aa7b0143a6b42da40027a9dda61302f",
-        "f01d7e6316aedf4210da0da5b7437b42",
-    ),
-    "vesselmnist3d": (
-        "brain vessels",
-        "shape",
-        1908,
-        "b41fd4f7e7e2feedddb201585ecafa1b",
-        "6bb274a8846e1097066dcd64e2c4520f",
-    ),
-    "synapsemnist3d": (
-        "synapses of a rat",
-        "EM",
-        1759,
-        "1235b78a3cd6280881dd7850a78eadb6",
-        "43bd14ebf3af9d3dd072446fedc14d5e",
-    ),
-}
+    "organmnist3d": ("11 organs", "CT", 1742,
+        "a0c5a1ff56af4f155c46d46fbb45a2fe", "58a2205adf14a9d0a189cb06dc78bf10"),
+    "nodulemnist3d": ("lung nodules", "CT", 1633,
+        "8755a7e9e05a4d9ce80a24c3e7a256f3", "c47c5b7d457bf6332200d2ea6d64ecd8"),
+    "adrenalmnist3d": ("adrenal glands", "shape", 1584,
+        "bbd3c5a5576322bc4cdfea780653b1ce", "17721accfe9fb005146a47d33bc54b2f"),
+    "fracturemnist3d": ("rib fractures", "CT", 1370,
+        "6aa7b0143a6b42da40027a9dda61302f", "f01d7e6316aedf4210da0da5b7437b42"),
+    "vesselmnist3d": ("brain vessels", "shape", 1908,
+        "b41fd4f7e7e2feedddb201585ecafa1b", "6bb274a8846e1097066dcd64e2c4520f"),
+    "synapsemnist3d": ("synapses of a rat", "EM", 1759,
+        "1235b78a3cd6280881dd7850a78eadb6", "43bd14ebf3af9d3dd072446fedc14d5e"),
+}  # fmt: skip
 MEASURED = {"adrenalmnist3d": 276_833, "adrenalmnist3d_64": 1_880_591}  # bytes
 
 
@@ -154,14 +114,7 @@ class KnownSet:
             "from": self.url,
             "source": self.source,
         }
-        lines = [
-            f"{self.name} (set)",
-            "",
-            self.holds,
-            "",
-            *(f"{key:<10}{value}" for key, value in rows.items()),
-            "",
-        ]
+        lines = [f"{self.name} (set)", "", self.holds, "", *(f"{k:<10}{v}" for k, v in rows.items()), ""]
         out = Path("sets")
         return "\n".join([*lines, f"medcl3d download {self.name} --out {out}", self.prepare_command(out)])
 
@@ -177,10 +130,8 @@ def find_set(name: str) -> KnownSet:
     names = sorted(known_sets())
     if name not in names:
         near = nearest(name, names)
-        hint = f"did you mean {near!r}? " if near else ""
-        raise ConfigError(
-            problem="not one of the sets", remedy=f"{hint}known sets: {', '.join(names)}", place=name
-        )
+        remedy = (f"did you mean {near!r}? " if near else "") + f"known sets: {', '.join(names)}"
+        raise ConfigError(problem="not one of the sets", remedy=remedy, place=name)
     return known_sets()[name]
 
 
@@ -189,10 +140,10 @@ def _decathlon() -> Iterator[KnownSet]:
     from monai.apps import DecathlonDataset
 
     for name, (holds, modality, labelled, unlabelled, num_bytes, options) in DECATHLON.items():
+        scans = f"{labelled} scans with label maps, {unlabelled} without"
         yield KnownSet(
             name=name,
-            holds=f"Medical Segmentation Decathlon: {holds}; "
-            f"{labelled} scans with label maps, {unlabelled} without",
+            holds=f"Medical Segmentation Decathlon: {holds}; {scans}",
             modality=modality,
             num_scans=labelled + unlabelled,
             licence="CC BY-SA 4.0",
@@ -200,10 +151,12 @@ def _decathlon() -> Iterator[KnownSet]:
             md5=DecathlonDataset.md5[name],
             num_bytes=num_bytes,
             exactness="about ",
-            source="Antonelli et al. 2022, Nature Communications 13:4128; "
-            "Simpson et al. 2019, arXiv:1902.09063",
+            source="Antonelli et al. 2022, Nat. Commun. 13:4128; Simpson et al. 2019, arXiv:1902.09063",
             prepare=f"decathlon {{root}} --out data/{name} {options}".rstrip(),
         )
+
+
+PATTERN = "{patient}-{site}-*-{modality}.nii.gz"
 
 
 def _ixi() -> Iterator[KnownSet]:
@@ -222,8 +175,7 @@ def _ixi() -> Iterator[KnownSet]:
             num_bytes=num_bytes,
             exactness="about ",
             source="IXI, https://brain-development.org/ixi-dataset",
-            prepare=f"folder {{root}} --out data/IXI-{contrast} "
-            "'pattern={patient}-{site}-*-{modality}.nii.gz'",
+            prepare=f"folder {{root}} --out data/IXI-{contrast} 'pattern={PATTERN}'",
         )
 
 
@@ -232,10 +184,10 @@ def _medmnist() -> Iterator[KnownSet]:
     for short, (holds, modality, num_scans, *checksums) in MEDMNIST.items():
         for side, md5 in zip((28, 64), checksums, strict=True):
             name = short if side == 28 else f"{short}_{side}"
+            voxels = f"{side} x {side} x {side} voxels, with a class and an official split"
             yield KnownSet(
                 name=name,
-                holds=f"MedMNIST 3-D: {holds}; {side} x {side} x {side} voxels, "
-                "with a class and an official split",
+                holds=f"MedMNIST 3-D: {holds}; {voxels}",
                 modality=modality,
                 num_scans=num_scans,
                 licence="CC BY 4.0",

@@ -38,19 +38,10 @@ def default_ids(paths: Sequence[str], names: Sequence[str] | None = None) -> lis
     """
     of_paths = [_of_path(path) for path in paths]
     first = list(names) if names is not None else of_paths
-    made = [
-        path if count > 1 else name for name, path, count in zip(first, of_paths, _counts(first), strict=True)
-    ]
-    made = [
-        f"{name}-{_mark(path)}" if count > 1 else name
-        for name, path, count in zip(made, paths, _counts(made), strict=True)
-    ]
-    return [_short(name, path) for name, path in zip(made, paths, strict=True)]
-
-
-def _counts(names: Sequence[str]) -> list[int]:
-    counts = Counter(names)
-    return [counts[name] for name in names]
+    counts = Counter(first)
+    made = [path if counts[name] > 1 else name for name, path in zip(first, of_paths, strict=True)]
+    counts, pairs = Counter(made), zip(made, paths, strict=True)
+    return [_short(f"{name}-{_mark(path)}" if counts[name] > 1 else name, path) for name, path in pairs]
 
 
 def _of_path(path: str) -> str:

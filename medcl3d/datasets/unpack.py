@@ -13,6 +13,8 @@ from medcl3d.io.disk_space import format_size
 from medcl3d.io.json_file import read_json
 
 STAMP = ".unpacked.json"  # MD5 of the archive, and the size of each unpacked file
+FREE_SPACE = "free some space or choose another folder"
+REFUSED = "nothing was unpacked, do not use this file"
 
 
 def unpack(archive: Path, place: Path, md5: str) -> None:
@@ -34,21 +36,15 @@ def unpack(archive: Path, place: Path, md5: str) -> None:
             require_space(place.parent, {"to unpack": sum(member.size for member in members)})
             tar.extractall(partial, members, filter="data")
         whole = partial / place.name if (partial / place.name).is_dir() else partial
-        sizes = {
-            path.relative_to(whole).as_posix(): path.stat().st_size
-            for path in sorted(whole.rglob("*"))
-            if path.is_file()
-        }
+        files = [path for path in sorted(whole.rglob("*")) if path.is_file()]
+        sizes = {path.relative_to(whole).as_posix(): path.stat().st_size for path in files}
         write_json(whole / STAMP, {"md5": md5, "sizes": sizes})
         os.replace(whole, place)
     except (tarfile.TarError, EOFError) as error:
-        raise DataError(
-            archive, f"cannot be unpacked ({error}); download it again", "if that fails too, do not use it"
-        ) from None
+        problem = f"cannot be unpacked ({error}); download it again"
+        raise DataError(archive, problem, "if that fails too, do not use it") from None
     except OSError as error:
-        raise MachineError(
-            place, f"cannot unpack: {error.strerror or error}", "free some space or choose another folder"
-        ) from None
+        raise MachineError(place, f"cannot unpack: {error.strerror or error}", FREE_SPACE) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -63,17 +59,11 @@ def is_unpacked(place: Path, md5: str) -> bool:
     stamp = read_json(place / STAMP, remedy)
     if stamp["md5"] != md5:
         raise DataError(place, f"was unpacked from another file, of MD5 {stamp['md5']}", remedy)
-    wrong = [
-        name
-        for name, size in stamp["sizes"].items()
-        if not (place / name).is_file() or (place / name).stat().st_size != size
-    ]
+    found = {name: (place / name).stat().st_size for name in stamp["sizes"] if (place / name).is_file()}
+    wrong = [name for name, size in stamp["sizes"].items() if found.get(name) != size]
     if wrong:
-        raise DataError(
-            place,
-            f"{len(wrong)} of {len(stamp['sizes'])} files are missing or truncated, first {wrong[0]}",
-            remedy,
-        )
+        count = f"{len(wrong)} of {len(stamp['sizes'])} files"
+        raise DataError(place, f"{count} are missing or truncated, first {wrong[0]}", remedy)
     return True
 
 
@@ -82,23 +72,15 @@ def require_space(folder: Path, needed: dict[str, int]) -> None:
     free = shutil.disk_usage(folder).free
     if free < sum(needed.values()):
         parts = " and ".join(f"{format_size(size)} {what}" for what, size in needed.items() if size)
-        raise MachineError(
-            folder,
-            f"{format_size(free)} are free, {parts} are needed",
-            "free some space or choose another folder",
-        )
+        raise MachineError(folder, f"{format_size(free)} are free, {parts} are needed", FREE_SPACE)
 
 
 def _validated(archive: Path, member: tarfile.TarInfo, folder: Path) -> tarfile.TarInfo:
     """The member as it may be written. DataError for paths outside the folder, links, devices and pipes."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
-        raise DataError(
-            archive,
-            f"{member.name!r} would be outside the folder",
-            "nothing was unpacked, do not use this file",
-        )
+        raise DataError(archive, f"{member.name!r} would be outside the folder", REFUSED)
     if not (member.isfile() or member.isdir()):
         kind = "a link" if member.issym() or member.islnk() else "a device or a pipe"
-        raise DataError(archive, f"{member.name!r} is {kind}", "nothing was unpacked, do not use this file")
+        raise DataError(archive, f"{member.name!r} is {kind}", REFUSED)
     return tarfile.data_filter(member, str(folder))

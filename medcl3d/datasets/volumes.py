@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,37 +25,25 @@ def split_volumes(manifest: Manifest) -> Manifest:
     rows: list[dict[Any, Any]] = []
     num_files = 0
     for row in manifest.table.to_dict("records"):
-        count = _num_volumes(manifest, row)
+        count = 1
+        if row["scan"] not in manifest.faults:
+            with suppress(DataError):
+                count = (*read_header(manifest.locate(row["path"])).shape, 1)[3]
         num_files += count > 1
         digits = len(str(count - 1))
-        rows += [
-            {**row, "scan": f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"], VOLUME: str(n)}
-            for n in range(count)
-        ]
+        for n in range(count):
+            scan = f"{row['scan']}_v{n:0{digits}}" if count > 1 else row["scan"]
+            rows.append({**row, "scan": scan, VOLUME: str(n)})
     if not num_files:
         return manifest
     table = pd.DataFrame(rows)
     repeated = table["scan"][table["scan"].duplicated()]
     if len(repeated):
-        scan = repeated.iloc[0]
-        raise DataError(
-            manifest.root,
-            f"the scan id {scan!r} is used for a volume and for another scan",
-            "rename the other scan",
-        )
+        problem = f"the scan id {repeated.iloc[0]!r} is used for a volume and for another scan"
+        raise DataError(manifest.root, problem, "rename the other scan")
     if VOLUME in manifest.table:
-        raise DataError(
-            manifest.root, f"the column {VOLUME} is reserved for volumes of 4-D files", "rename yours"
-        )
+        problem = f"the column {VOLUME} is reserved for volumes of 4-D files"
+        raise DataError(manifest.root, problem, "rename yours")
     num_scans = len(table) - len(manifest) + num_files
     note = f"{num_files} files of several volumes became {num_scans} scans, one per volume"
     return replace(manifest, table=table, notes=(*manifest.notes, note))
-
-
-def _num_volumes(manifest: Manifest, row: Mapping[Any, str]) -> int:
-    if row["scan"] in manifest.faults:
-        return 1
-    try:
-        return (*read_header(manifest.locate(row["path"])).shape, 1)[3]
-    except DataError:
-        return 1

@@ -41,7 +41,6 @@ def picture_of_cases(
     columns = min(num, max(1, len(shown)))
     lines = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(2.7 * columns, 2.9 * lines + 0.3), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.axis("off")
@@ -49,16 +48,26 @@ def picture_of_cases(
         _case(axis, store, scan, *both(scan))
         axis.set_title(f"{names.iloc[scan]}: Dice {score[scan]:.3f}", fontsize=8)
     figure.suptitle("best and worst cases; green: true, orange: predicted", fontsize=8)
-    canvas.draw()  # type: ignore[no-untyped-call]  # of matplotlib
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]  # of matplotlib
+    return pixels_of(figure)
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    """Draw a figure as ``uint8[H, W, 3]``."""
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def show_plane(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
+    """Draw a plane ``[X, Y]`` with its first axis to the right, its second upwards, and proportions in mm."""
+    axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
 
 
 def _case(axis: Any, store: Store, scan: int, truth: np.ndarray, predicted: np.ndarray) -> None:
     level = int(((truth > 0) | (predicted > 0)).sum(axis=(0, 1)).argmax())
     d, h, _ = (int(n) for n in truth.shape)
     plane = store.read_crop(scan, Box((0, 0, level), (d, h, 1)))[0, :, :, 0]
-    spacing = store.spacing_mm(scan)
-    axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
+    show_plane(axis, plane, store.spacing_mm(scan))
     for labels, colour in ((truth[:, :, level], TRUE), (predicted[:, :, level], PREDICTED)):
         for index in np.unique(labels[labels > 0]):
             mask = np.pad(labels == index, 1).astype(float)

@@ -16,22 +16,23 @@ from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream
 from medcl3d.io.progress import track
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.plan import Plan, RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
 BATCH_SIZE = 32
+Target = int | float | tuple[float, ...]
+"""A class index, a number, or findings (NaN if unknown)."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example to classify: boxes of a scan, whose outputs are averaged, and the class."""
+    """One example to evaluate: boxes of a scan, whose outputs are averaged, and the target."""
 
     scan: int
     boxes: tuple[Box, ...]
-    target: int
+    target: Target
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class CropBatch:
     """Crops with their targets and augmentation parameters.
 
     voxels      ``Float[N, C, D, H, W]``
-    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings, NaN if
-                unknown
+    targets     ``Int64[N]`` class indices, ``Float32[N]`` numbers, or ``Float32[N, K]`` findings or NaN
     weights     ``Float``, shaped as the targets: their weights in the loss
     spacing_mm  ``Float64[N, 3]``
     parameters  parameters of the view recipe, stacked
@@ -71,8 +71,8 @@ class DrawsCrops(Protocol):
 
     def draw(
         self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
-    ) -> tuple[Box, int | float | tuple[float, ...]]:
-        """Draw a box of a training scan, with its class index, number or findings."""
+    ) -> tuple[Box, Target]:
+        """Draw a box of a training scan, with its target."""
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
         """Weights in the loss, shaped as the targets, for training on these scans."""
@@ -155,13 +155,18 @@ def covering_crops(store: Store, scan: int, patch_size: Triple) -> tuple[Box, ..
     return tuple(Box((d, h, w), patch_size) for d, h, w in product(*starts))
 
 
+def targets_of(examples: Sequence[Example]) -> np.ndarray:
+    """``Int64[N]``, ``Float64[N]`` or ``Float64[N, K]``: the targets of examples."""
+    return np.array([example.target for example in examples])
+
+
 def whole_scans(store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
     """One example of class 0 per scan: the crops that cover it."""
     return [Example(int(scan), covering_crops(store, int(scan), patch_size), 0) for scan in scans]
 
 
 @torch.no_grad()
-def answers(
+def mean_outputs(
     output: Callable[[Tensor], Tensor],
     store: Store,
     examples: Sequence[Example],

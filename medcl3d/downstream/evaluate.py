@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
 from medcl3d.config.choices import choice_in_list, choice_of
-from medcl3d.config.field_types import STRICT, Choice, PositiveInt, Seed
+from medcl3d.config.field_types import STRICT, PositiveInt, Seed
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.crop_dataset import Example, answers, whole_scans
-from medcl3d.downstream.dense.context import DenseContext, DenseProbe
+from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of, whole_scans
+from medcl3d.downstream.dense.context import DenseContext, DenseProbe, measure_dense
 from medcl3d.downstream.dense.controls import DescribedVoxels
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
-from medcl3d.downstream.dense.measure import measure_dense
 from medcl3d.downstream.dense.voxel_features import DenseEncoder, VoxelFeatures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
 from medcl3d.downstream.dense.voxel_probe import VoxelProbe
@@ -40,18 +37,19 @@ from medcl3d.downstream.probes import (
     Retrieval,
     finite,
 )
-from medcl3d.downstream.results import finish, run_of
+from medcl3d.downstream.results import finish
+from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.downstream.transfer import Transfer, load_weights, read_sidecar, weights_path
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.disk_space import require_writable
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
 from medcl3d.store.splits import Measured, Split
 from medcl3d.store.store import Store
+from medcl3d.training.run_folder import run_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -108,23 +106,32 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     with process_group() as device:
         if world_size() > 1:
             raise ConfigError(problem="evaluate runs in one process", remedy="start it without torchrun")
-        store, split, network, notes = assemble(config)
+        parts = assemble(config)
         origin = "untrained" if config.init == SCRATCH else f"from {config.init}"
-        say("\n".join([f"{config.encoder.name}, frozen, {origin}", *notes]))
+        say("\n".join([f"{config.encoder.name}, frozen, {origin}", *parts.notes]))
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        with run_of(config, config.out_dir, store, "evaluate", config.precision, device) as run:
+        with run_of(config, config.out_dir, parts.store, "evaluate", config.precision, device) as run:
             if run is not None:
                 run.status("running", 0)
-                dtype = autocast_dtype(config.precision, device)
-                frozen = _Frozen(network.eval().to(device), store, device, dtype)
-                found, sides = measure(config, frozen, split)
-                finish(run, found, sides, config, 0)
+                finish(run, *measure(parts, device), config, 0)
     return config.out_dir
 
 
-def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
+@plain_dataclass(frozen=True)
+class FrozenEvaluation:
+    """All parts of an evaluation, built from its configuration; notes: lines on the loaded weights."""
+
+    config: EvaluateConfig
+    store: Store
+    split: Split
+    task: Probed | None
+    network: Network
+    notes: tuple[str, ...] = ()
+
+
+def assemble(config: EvaluateConfig) -> FrozenEvaluation:
     """Open the store and load the weights of the encoder.
 
     ConfigError, DataError if parts are incompatible.
@@ -132,19 +139,19 @@ def assemble(config: EvaluateConfig) -> tuple[Store, Split, Network, list[str]]:
     _refuse_incomplete(config)
     store = Store.open(config.data.root)
     split = split_of(store, config.data).measured_on(config.measured_on)
-    _check_probes(config, store, split)
+    task = _checked_task(config, store, split)
     seed_weights(config.seed)
     decoder = bool(config.dense) and config.voxel_features.maps != "encoder" and _has_decoder(config.init)
     network = build_network(config.encoder, store.num_channels, decoder=decoder)
     check_patch_size(network, config.data.patch_size)
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     if config.init != SCRATCH:
         part: Transfer = "all" if decoder else "encoder"
         loaded = load_weights(network, Path(config.init), part, split.held_out, store)
-        notes = [f"  {note}" for note in loaded.notes]
+        notes = tuple(f"  {note}" for note in loaded.notes)
     if config.dense:
         DenseEncoder.check(network, config.voxel_features)
-    return store, split, network, notes
+    return FrozenEvaluation(config, store, split, task, network, notes)
 
 
 def _has_decoder(init: str) -> bool:
@@ -171,147 +178,106 @@ def _refuse_incomplete(config: EvaluateConfig) -> None:
         )
 
 
-def _check_probes(config: EvaluateConfig, store: Store, split: Split) -> None:
-    """ConfigError, DataError if the probes do not fit the task or the store."""
+def _checked_task(config: EvaluateConfig, store: Store, split: Split) -> Probed | None:
+    """The task of the probes. ConfigError, DataError if probes do not fit the task or the store."""
+    task = None
     if config.task is not None:
-        task = _task(config.task, store)
-        if config.crop_retrieval is not None and not isinstance(task, CropClassification):
+        built, name = task_of(config.task), config.task.name
+        if not isinstance(built, Probed):
             raise ConfigError(
-                "crop_retrieval",
-                None,
-                f"scans of {config.task.name} have no single class for retrieval",
-                "use linear or knn",
+                "task", Word(name), "has no classes of crops for a probe", "use fine-tuning instead"
             )
+        task = built
+        task.check(store)
+        if config.crop_retrieval is not None and not isinstance(task, CropClassification):
+            problem = f"scans of {name} have no single class for retrieval"
+            raise ConfigError("crop_retrieval", None, problem, "use linear or knn")
     table = store.collection.table
     if config.retrieval is not None:
         config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
     if config.crop_retrieval is not None:  # classes of crops are known after drawing them
         config.crop_retrieval.check_columns(table.assign(**{"class": ""}))
-    context = _dense_context(config, store, split, _no_features)
+    context = DenseContext(store, config.data, split, _no_features, config.num_labelled, config.seed)
     for probe in config.dense.values():
         probe.check(context)
-
-
-def _dense_context(
-    config: EvaluateConfig, store: Store, split: Split, describe: Callable[[int], DescribedVoxels]
-) -> DenseContext:
-    return DenseContext(store, config.data, split, describe, config.num_labelled, config.seed)
+    return task
 
 
 def _no_features(scan: int) -> DescribedVoxels:
     raise AssertionError("a check of a configuration describes no scan")
 
 
-def _task(choice: Choice, store: Store) -> Probed:
-    task = task_of(choice)
-    if not isinstance(task, Probed):
-        raise ConfigError(
-            "task", Word(choice.name), "has no classes of crops for a probe", "use fine-tuning instead"
-        )
-    task.check(store)
-    return task
-
-
-class _Frozen:
-    """A frozen encoder with a store of scans."""
-
-    def __init__(self, network: Network, store: Store, device: torch.device, dtype: torch.dtype | None):
-        self.network, self.store, self.device, self.dtype = network, store, device, dtype
-
-    def features(self, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, F]``: pooled features, averaged over the crops of each example.
-
-        DataError if some are not finite.
-        """
-        return finite(
-            answers(
-                lambda crops: self.network.encoder(crops).pooled,
-                self.store,
-                examples,
-                self.device,
-                self.dtype,
-            )
-        )
-
-
-@plain_dataclass
-class _Results:
-    """The metrics and result rows of all probes."""
-
-    metrics: dict[str, Interval] = field(default_factory=dict)
-    cases: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, probe: str, found: tuple[dict[str, Interval], list[dict[str, Any]]]) -> None:
-        """Add those of one probe, with its name."""
-        metrics, rows = found
-        self.metrics |= {f"{probe}/{name}": value for name, value in metrics.items()}
-        self.cases += [{"probe": probe, **row} for row in rows]
-
-
-def measure(config: EvaluateConfig, frozen: _Frozen, split: Split) -> tuple[Evaluation, dict[str, list[str]]]:
+def measure(parts: FrozenEvaluation, device: torch.device) -> tuple[Evaluation, dict[str, list[str]]]:
     """Run all configured probes.
 
     Returns their results as one evaluation, and the labelled and test patients.
     """
-    store, results = frozen.store, _Results()
+    config, store, split = parts.config, parts.store, parts.split
+    network, size = parts.network.eval().to(device), config.data.patch_size
+    dtype = autocast_dtype(config.precision, device)
+
+    def features(examples: Sequence[Example]) -> np.ndarray:
+        encode = network.encoder
+        return finite(mean_outputs(lambda crops: encode(crops).pooled, store, examples, device, dtype))
+
+    found: list[tuple[str, Measurement]] = []
     sides: dict[str, list[str]] = {"labelled": [], "test": list(split.test)}
     few: dict[str, int] = {}
-    if config.task is not None and _of_task(config):
-        sides, few = _measure_task(config, config.task, frozen, split, results)
+    if parts.task is not None and config.task is not None and _of_task(config):
+        found, sides, few = _measure_task(parts, parts.task, config.task.name, features)
     if config.retrieval is not None:
-        results.add("retrieval", _retrieve(config, frozen, split, config.retrieval))
+        train, test = _scans_of_sides(config, store, split)
+        say(f"retrieval among {len(test)} test scans")
+        known, tested = (features(whole_scans(store, side, size)) for side in (train, test))
+        table = store.collection.table.iloc[test]
+        found.append(("retrieval", config.retrieval.measure(known, tested, table, config.seed)))
     if config.landmarks is not None:
         scans = _scans_of_sides(config, store, split)
-        found = config.landmarks.measure(frozen.features, store, scans, config.data.patch_size, config.seed)
-        results.add("landmarks", found)
+        found.append(("landmarks", config.landmarks.measure(features, store, scans, size, config.seed)))
+    metrics = {f"{probe}/{name}": value for probe, (of, _) in found for name, value in of.items()}
+    cases = [{"probe": probe, **row} for probe, (_, rows) in found for row in rows]
     if config.dense:
-        encoder = DenseEncoder(
-            frozen.network, store, config.voxel_features, config.data.patch_size, frozen.device, frozen.dtype
-        )
-        dense = measure_dense(config.dense, _dense_context(config, store, split, encoder.scan))
-        results.metrics |= dense.metrics
-        results.cases += dense.rows
+        encoder = DenseEncoder(network, store, config.voxel_features, size, device, dtype)
+        context = DenseContext(store, config.data, split, encoder.scan, config.num_labelled, config.seed)
+        dense = measure_dense(config.dense, context)
+        metrics |= dense.metrics
+        cases += dense.rows
         sides = {side: sorted({*sides[side], *getattr(dense, side)}) for side in sides}
-    return Evaluation(results.metrics, results.cases, {}, few), sides
+    return Evaluation(metrics, cases, {}, few), sides
 
 
 def _measure_task(
-    config: EvaluateConfig, choice: Choice, frozen: _Frozen, split: Split, results: _Results
-) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Add the results of the probes of a task.
-
-    Returns its labelled and test patients, and the classes of few labelled patients.
-    """
-    store, task = frozen.store, _task(choice, frozen.store)
-    scans, labelled = labelled_scans(
-        store, config.data, task, split, choice.name, config.num_labelled, config.seed
-    )
-    tested = scans_to_test(store, config.data, task, split, choice.name)
+    parts: FrozenEvaluation, task: Probed, name: str, features: Callable[[Sequence[Example]], np.ndarray]
+) -> tuple[list[tuple[str, Measurement]], dict[str, list[str]], dict[str, int]]:
+    """The results of the probes of a task by name, its labelled and test patients, and its rare classes."""
+    config, store, split, data = parts.config, parts.store, parts.split, parts.config.data
+    scans, labelled = labelled_scans(store, data, task, split, name, config.num_labelled, config.seed)
+    tested = scans_to_test(store, data, task, split, name)
     say(
-        f"{choice.name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on "
+        f"{name}: {len(scans.rows)} scans of {len(labelled)} labelled patients, tested on "
         f"{len(tested.rows)} scans"
     )
     train, test = (
-        task.examples(store, [int(row) for row in side.rows], config.data.patch_size)
-        for side in (scans, tested)
+        task.examples(store, [int(row) for row in side.rows], data.patch_size) for side in (scans, tested)
     )
-    patients = store.collection.table["patient"].astype(str).to_numpy()
-    known = Labelled(
-        frozen.features(train), task.labels(store, train), tuple(patients[e.scan] for e in train)
-    )
-    features = frozen.features(test)
+    table = store.collection.table
+    patients = table["patient"].astype(str).to_numpy()
+    known = Labelled(features(train), targets_of(train), tuple(patients[e.scan] for e in train))
+    of_test = features(test)
     few = few_training_cases(task, store, [int(row) for row in scans.rows])
     probes: dict[str, Probe | None] = {"linear": config.linear, "knn": config.knn}
-    for name, probe in probes.items():
-        if probe is not None:
-            results.add(name, task.probe_metrics(probe, known, features, test, store, config.seed))
+    found = [
+        (probe_name, task.probe_metrics(probe, known, of_test, test, store, config.seed))
+        for probe_name, probe in probes.items()
+        if probe is not None
+    ]
     if config.crop_retrieval is not None and isinstance(task, CropClassification):
         names = task.class_names(store)
-        crops = store.collection.table.iloc[[e.scan for e in test]]
-        crops = crops.assign(**{"class": [names[e.target] for e in test]})
-        found = config.crop_retrieval.measure(known.features, features, crops, config.seed)
-        results.add("crop_retrieval", found)
-    return {"labelled": list(labelled), "test": sorted(set(patients[tested.rows].tolist()))}, few
+        crops = table.iloc[[e.scan for e in test]]
+        crops = crops.assign(**{"class": [names[target] for target in targets_of(test)]})
+        of_crops = config.crop_retrieval.measure(known.features, of_test, crops, config.seed)
+        found.append(("crop_retrieval", of_crops))
+    return found, {"labelled": list(labelled), "test": sorted(set(patients[tested.rows].tolist()))}, few
 
 
 def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple[list[int], list[int]]:
@@ -326,14 +292,3 @@ def _scans_of_sides(config: EvaluateConfig, store: Store, split: Split) -> tuple
             store.root, "no test scan", "prepare with a larger test_fraction, or set other modalities"
         )
     return train, test
-
-
-def _retrieve(
-    config: EvaluateConfig, frozen: _Frozen, split: Split, probe: Retrieval
-) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-    """Retrieval among whole test scans, with features averaged over the crops that cover each scan."""
-    store, size = frozen.store, config.data.patch_size
-    train, test = _scans_of_sides(config, store, split)
-    say(f"retrieval among {len(test)} test scans")
-    known, tested = (frozen.features(whole_scans(store, side, size)) for side in (train, test))
-    return probe.measure(known, tested, store.collection.table.iloc[test], config.seed)

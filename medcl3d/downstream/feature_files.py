@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,36 +23,23 @@ TABLE = "features.csv"
 SECONDS_BETWEEN_WRITES = 30
 
 
-class FeatureOutput(Protocol):
-    """Where features are written."""
-
-    written: list[Path]
-
-    def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
-        """The scans without features of this origin. ConfigError: files of another origin exist."""
-
-    def file_of(self, one: InputScan) -> Path:
-        """The file that a scan's features go to."""
-
-    def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
-        """Keep the features of one scan."""
-
-    def finish(self) -> None:
-        """Write rows that are not on disk yet."""
-
-
 @dataclass
 class FeatureFiles:
-    """One safetensors file per scan; its metadata names its origin."""
+    """One safetensors file per scan; its metadata names its origin.
+
+    written  the files so far
+    """
 
     folder: Path
     identity: str
     written: list[Path] = field(default_factory=list)
 
     def file_of(self, one: InputScan) -> Path:
+        """The file that a scan's features go to."""
         return self.folder / f"{stem(one.name)}.safetensors"
 
     def missing(self, scans: Sequence[InputScan], force: bool) -> list[InputScan]:
+        """The scans without features of this origin. ConfigError: files of another origin exist."""
         return missing(scans, self.identity, lambda one: [self.file_of(one)], _origin_in, force)
 
     def write(self, one: InputScan, features: Tensor, ready: ReadyScan) -> None:
@@ -81,14 +67,19 @@ def _origin_in(file: Path) -> str:
 
 @dataclass
 class FeatureTable:
-    """One table with a row per scan, replaced as a whole at intervals and at the end."""
+    """One table in a folder with a row per scan, replaced as a whole at intervals and at the end."""
 
-    path: Path
+    folder: Path
     identity: str
     rows: dict[str, list[str]] = field(default_factory=dict)
     written: list[Path] = field(default_factory=list)
     _fresh: bool = False
     _at: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> Path:
+        """The file of the table."""
+        return self.folder / TABLE
 
     def file_of(self, one: InputScan) -> Path:
         return self.path
@@ -105,11 +96,8 @@ class FeatureTable:
         except (OSError, ValueError, IndexError):
             before = {}
             if not force:
-                raise ConfigError(
-                    problem=f"{self.path} is not a table of features",
-                    remedy="give another folder, or --force",
-                    place="--out",
-                ) from None
+                problem, remedy = f"{self.path} is not a table of features", "give another folder, or --force"
+                raise ConfigError(problem=problem, remedy=remedy, place="--out") from None
         names = {one.name for one in scans}
         wanted = {one.name: origin_or_none(one, self.identity) for one in scans if one.name in before}
         foreign = [name for name, row in before.items() if name not in names or wanted[name] != row[1]]

@@ -7,26 +7,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medcl3d.core.errors import ConfigError, Word, unexpected_error
+from medcl3d.core.errors import ConfigError, Word
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
-from medcl3d.downstream.feature_files import TABLE, FeatureFiles, FeatureOutput, FeatureTable
+from medcl3d.downstream.feature_files import TABLE, FeatureFiles, FeatureTable
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, scans_of
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 from medcl3d.downstream.pretrained_encoder import load_encoder
 from medcl3d.downstream.scan_features import Extraction, scan_features
 from medcl3d.downstream.trained_scan import identity_of, intensity_kind, refuse_header
 from medcl3d.io.disk_space import require_writable
 from medcl3d.preprocessing.ready_scan import ReadyScan
-
-WORDS = Words(
-    title="extracting",
-    kept="have features of this run already",
-    would="get features",
-    would_not="have no features",
-    failed="have no features",
-    done="were computed",
-)
 
 
 def write_features(
@@ -65,12 +56,11 @@ def write_features(
     with scans_of(target, out, say) as (scans, refused), process_group() as device:
         dtype = autocast_dtype("auto", device)
         identity = identity_of(encoder.path, extraction, dtype)
-        output: FeatureOutput = (
-            FeatureTable(out / TABLE, identity) if file_format == "csv" else FeatureFiles(out, identity)
-        )
+        make = FeatureTable if file_format == "csv" else FeatureFiles
+        output: FeatureTable | FeatureFiles = make(out, identity)
         require_writable(out, "--out")
-        left = output.missing(scans, force)
-        loop = ScanLoop(left, refused, encoder.intensity, "encoder", WORDS, say)
+        remaining = output.missing(scans, force)
+        loop = ScanLoop(remaining, refused, encoder.intensity, "encoder", "encoded", say)
         loop.report_kept(len(scans))
         if check:
             loop.dry_run(
@@ -88,7 +78,7 @@ def write_features(
             return scan_features(encoder, one.path, extraction, dtype, note=note)
 
         try:
-            loop.run(compute, lambda one, found: output.write(one, *found), unexpected_error)
+            loop.run(compute, lambda one, found: output.write(one, *found))
         finally:
             output.finish()
     what = "maps" if dense else f"vectors of {encoder.num_features} features"
@@ -100,9 +90,7 @@ def _refuse_outputs(out: Path, file_format: str, dense: bool) -> None:
     if file_format not in ("safetensors", "csv"):
         raise ConfigError("--format", Word(file_format), "use safetensors or csv")
     if dense and file_format == "csv":
-        raise ConfigError(
-            problem="--format = csv: a table holds one vector per scan, not maps",
-            remedy="use --format safetensors, or leave --dense out",
-        )
+        remedy = "use --format safetensors, or leave --dense out"
+        raise ConfigError("--format", Word("csv"), "a table holds one vector per scan, not maps", remedy)
     if is_volume(out.name) or out.is_file():
         raise ConfigError("--out", out, "features are written into a folder", "give one")

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config.choices import choice_of
@@ -25,13 +24,12 @@ from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
-from medcl3d.downstream.results import SCHEMA, finish, run_of
+from medcl3d.downstream.results import SCHEMA, finish
 from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
-from medcl3d.downstream.transfer import Transfer, TransferReport, load_weights
+from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
-from medcl3d.io.atomic import open_atomic, write_json
 from medcl3d.io.disk_space import require_writable
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.plan import Plan
@@ -39,7 +37,7 @@ from medcl3d.store.scan_selection import DataConfig, ScanSelection, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
 from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
-from medcl3d.training.run_folder import RunFolder, versions
+from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.views import VIEWS, ViewRecipe
 
 SCRATCH = "scratch"
@@ -94,7 +92,7 @@ class Finetuning:
     train: ScanSelection
     test: ScanSelection
     labelled: tuple[str, ...]
-    transferred: TransferReport | None
+    transferred: Transferred | None
 
 
 def assemble(config: FinetuneConfig) -> Finetuning:
@@ -200,10 +198,7 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
     )
     for name, image in found.pictures.items():
         run.picture(name, image, config.train.steps)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
-    with open_atomic(run.path / "model.safetensors") as file:
-        file.write(to_safetensors(weights, metadata={"format": "pt"}))
-    write_json(run.path / "model.json", sidecar(parts))
+    run.weights("model", parts.model, sidecar(parts))
     test = sorted(parts.test.collection.table["patient"].unique().tolist())
     finish(run, found, {"labelled": list(parts.labelled), "test": test}, config, config.train.steps)
 

@@ -12,11 +12,11 @@ from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.downstream.crop_dataset import Example
+from medcl3d.downstream.dense.voxel_grid import nearest_to_centroid
 from medcl3d.downstream.probes import directions, standardiser
-from medcl3d.downstream.targets import intervals_of
+from medcl3d.downstream.targets import Measurement, intervals_of
 from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 from medcl3d.evaluation.metrics.retrieval import TIE
-from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.store.store import Store
 
 SCANS_TO_STANDARDISE = 4
@@ -48,7 +48,7 @@ class Landmarks:
         sides: tuple[Sequence[int], Sequence[int]],
         size: Triple,
         seed: int,
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+    ) -> Measurement:
         """Errors in mm with intervals over patients, and one row per structure and pair of patients.
 
         features_of: features ``[N, F]`` of examples; sides: scans to standardise on, and test scans; size:
@@ -77,9 +77,8 @@ class Landmarks:
                 continue
             queries = np.array([centres[scan][structure] for structure in both])
             cosine = embed(scan, queries) @ candidates[other].T
-            best = (
-                cosine >= cosine.max(1, keepdims=True) - TIE
-            )  # all, for a collapsed encoder: its error is then that of chance
+            # All candidates for a collapsed encoder: its error is then that of chance.
+            best = cosine >= cosine.max(1, keepdims=True) - TIE
             for structure, voxel, matches in zip(both, queries, best, strict=True):
                 errors = _errors(
                     store, (scan, voxel), (other, centres[other][structure]), grids[other], matches
@@ -91,12 +90,9 @@ class Landmarks:
                 }
                 cases.append({**row, "class": names[structure], **dict(zip(MEASURES, errors, strict=True))})
         if not cases:
-            raise DataError(
-                "landmarks",
-                f"no structure of {store.root} is in two test patients of one modality",
-                "use more test patients",
-                field="landmarks",
-            )
+            problem = f"no structure of {store.root} is in two test patients of one modality"
+            remedy = "use more test patients"
+            raise DataError("landmarks", problem, remedy, field="landmarks")
         return intervals_of(cases, MEASURES, seed), cases
 
     def _pairs(self, scans: Sequence[int], modality: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -128,7 +124,7 @@ def _errors(
     collection, (scan, voxel), (other, target) = store.collection, query, wanted
     target_mm = collection.world(np.array([other]), target[None])[0]
     distance = np.linalg.norm(collection.world(np.full(len(grid), other), grid) - target_mm, axis=1)
-    same = np.linalg.norm(collection.matched(scan, other, voxel) - target_mm)
+    same = np.linalg.norm(collection.corresponding_point(scan, other, voxel) - target_mm)
     return round(float(distance[matches].mean()), 3), round(float(same), 3), round(float(distance.mean()), 3)
 
 
@@ -149,10 +145,9 @@ def _centres(task: StructureAtCentre, store: Store, scan: int) -> dict[int, np.n
     """Structure -> its voxel nearest to its centroid, by distance in mm."""
     if not store.has_label(scan):
         return {}
-    found = {}
-    for structure, flat in enumerate(task.voxels_of(store, scan)):
-        if len(flat):
-            voxels = np.stack(np.unravel_index(flat, store.collection.shapes[scan]), 1)
-            offset = (voxels - voxels.mean(0)) @ store.collection.affines[scan, :3, :3].T
-            found[structure] = voxels[np.square(offset).sum(1).argmin()]
-    return found
+    shape, affine = store.collection.shapes[scan], store.collection.affines[scan]
+    return {
+        structure: nearest_to_centroid(np.stack(np.unravel_index(flat, shape), 1), affine)
+        for structure, flat in enumerate(task.voxels_of(store, scan))
+        if len(flat)
+    }

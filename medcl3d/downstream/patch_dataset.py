@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream
 from medcl3d.downstream.crop_dataset import random_crop, read_crops, read_spacing_mm
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice
+from medcl3d.sampling.plan import Plan, RankSlice
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
@@ -60,8 +59,7 @@ class PatchDataset(Dataset[PatchBatch]):
     An item depends only on (seed, step, sample). Scans are drawn equally often. A fraction
     `foreground_fraction` of the patches is centred on a voxel of a class drawn uniformly among those of the
     scan (moved if needed to stay inside the scan); the others are at random positions. Outside a scan, its
-    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net (foreground
-    oversampling).
+    own value of empty space and background are used. Source: Isensee et al. 2021, nnU-Net.
 
     plan     its anchors are scans of the store
     classes  label values, sorted, without background

@@ -33,8 +33,7 @@ class PretrainedEncoder(nn.Module):
     network       encoder, and the decoder if pretraining trained one
     in_channels   C
     spacing_mm    median voxel size of the pretraining scans along right, front and head (RAS+ axes)
-    patch_size    voxels of a crop in pretraining; other sizes work if they are divisible by the coarsest
-                  stride
+    patch_size    voxels of a crop in pretraining; other sizes must be divisible by the coarsest stride
     intensity     how intensities were prepared: `kind` (mri, ct, none) and the options of `medcl3d prepare`
     channels      of each feature map, finest first
     strides       of each feature map, voxels of the crop per voxel of the map
@@ -76,11 +75,9 @@ def load_encoder(run: str | Path, encoder: nn.Module | None = None) -> Pretraine
     """
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").is_file():
-        raise ConfigError(
-            problem="holds a fine-tuned model, not an encoder",
-            remedy="give the pretraining's run folder (`init` in its config.yaml)",
-            place=folder,
-        )
+        problem = "holds a fine-tuned model, not an encoder"
+        remedy = "give the pretraining's run folder (`init` in its config.yaml)"
+        raise ConfigError(problem=problem, remedy=remedy, place=folder)
     try:
         path = weights_path(folder)
     except ConfigError as error:  # its field is that of a fine-tuning

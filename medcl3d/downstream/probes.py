@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.targets import case_rows, intervals_of
+from medcl3d.downstream.targets import Measurement, case_rows, intervals_of
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
-from medcl3d.evaluation.statistics.intervals import Interval
 
 if TYPE_CHECKING:
     from medcl3d.core.geometry import Triple
@@ -57,9 +56,6 @@ class Probed(Task, Protocol):
     def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
         """The examples: the same in every run."""
 
-    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """The targets of examples, as `Labelled.targets`."""
-
     def probe_metrics(
         self,
         probe: Probe,
@@ -68,7 +64,7 @@ class Probed(Task, Protocol):
         examples: Sequence[Example],
         store: Store,
         seed: int,
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+    ) -> Measurement:
         """Metrics on the test examples of a probe trained on `known`, and a row per example.
 
         DataError if it cannot be trained.
@@ -97,8 +93,7 @@ def finite(features: np.ndarray) -> np.ndarray:
 def directions(features: np.ndarray) -> np.ndarray:
     """Unit vectors of standardised features ``[N, F]``. DataError if some are not finite.
 
-    Vectors shorter than `MIN_NORM` are rounding errors of constant features. They stay near 0, equally
-    similar to all.
+    Vectors shorter than `MIN_NORM` are rounding errors of constant features: they stay near 0.
     """
     features = finite(features)
     unit: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), MIN_NORM)
@@ -206,12 +201,9 @@ class Retrieval:
         """DataError if a column is missing."""
         for column in (self.same, self.differ):
             if column is not None and column not in table:
-                raise DataError(
-                    "retrieval",
-                    f"the manifest has no column {column!r}",
-                    f"it has {', '.join(map(str, table.columns))}",
-                    field="retrieval",
-                )
+                problem = f"the manifest has no column {column!r}"
+                remedy = f"it has {', '.join(map(str, table.columns))}"
+                raise DataError("retrieval", problem, remedy, field="retrieval")
 
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Queries as (row, rows of the gallery, whether each of them matches).
@@ -230,17 +222,12 @@ class Retrieval:
                 found.append((query, gallery, matches))
         if not found:
             other = f" with another {self.differ}" if self.differ else ""
-            raise DataError(
-                "retrieval",
-                f"no test scan has another{other} of the same {self.same}",
-                "set other columns, or use more test patients",
-                field="retrieval",
-            )
+            problem = f"no test scan has another{other} of the same {self.same}"
+            remedy = "set other columns, or use more test patients"
+            raise DataError("retrieval", problem, remedy, field="retrieval")
         return found
 
-    def measure(
-        self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+    def measure(self, train: np.ndarray, test: np.ndarray, table: pd.DataFrame, seed: int) -> Measurement:
         """Recall at 1 and 5, mean reciprocal rank, mAP, with intervals over patients; one row per query.
 
         train, test  features ``[N, F]`` of whole scans; table: the rows of the test scans

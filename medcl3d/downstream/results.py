@@ -1,48 +1,20 @@
-"""Runs that measure something: their folder, results.json, and the report of their metrics."""
+"""Results of runs that measure something: results.json, and the report of their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from math import isfinite
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from typing import Any
 
 from medcl3d.config.plain import plain
 from medcl3d.distributed.collectives import say
-from medcl3d.distributed.precision import Precision, precision_used
 from medcl3d.downstream.few_cases import few_case_notes
 from medcl3d.downstream.task import Evaluation
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
-from medcl3d.store.fingerprints import fingerprints
-from medcl3d.store.store import Store
-from medcl3d.training.run_folder import RunFolder, run_folder
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from medcl3d.training.run_folder import RunFolder
 
 SCHEMA = 1
-
-
-@contextmanager
-def run_of(
-    config: DataclassInstance,
-    out_dir: Path,
-    store: Store,
-    kind: Literal["finetune", "evaluate"],
-    precision: Precision,
-    device: torch.device,
-) -> Iterator[RunFolder | None]:
-    """The run folder of a configuration; None if the run is done, which is reported."""
-    provenance = {**fingerprints(store), "kind": kind, "precision": precision_used(precision, device)}
-    with run_folder(out_dir, plain(config), provenance, model=type(config)) as run:
-        if run.finished:
-            what = "fine-tuning" if kind == "finetune" else "evaluation"
-            say(f"{out_dir}: this {what} is done; remove the folder to repeat it")
-        yield None if run.finished else run
 
 
 def finish(run: RunFolder, found: Evaluation, split: dict[str, list[str]], config: Any, step: int) -> None:
@@ -67,12 +39,11 @@ def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> d
         name: {"mean": m.mean, "low": number(m.low), "high": number(m.high), "n": m.n}
         for name, m in found.metrics.items()
     }
-    intervals = "95%, bootstrap over test patients"
     few = {"few_training_cases": found.few} if found.few else {}
     return {
         "schema": SCHEMA,
         "metrics": metrics,
-        "intervals": intervals,
+        "intervals": "95%, bootstrap over test patients",
         **few,
         "cases": found.cases,
         "split": split,

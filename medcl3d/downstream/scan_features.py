@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.ndimage import affine_transform
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple
-from medcl3d.distributed.precision import autocast
 from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
-from medcl3d.downstream.sliding_window import padded
 from medcl3d.downstream.trained_scan import other_spacing, prepared
-from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows
+from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows, features_of_windows
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
 
@@ -47,12 +45,8 @@ class Extraction:
         if self.windows < 1:
             raise ConfigError("windows", self.windows, "at least one crop is computed at once", "use 4")
         if self.layer is not None and not self.dense:
-            raise ConfigError(
-                "layer",
-                self.layer,
-                "pooled features come from the coarsest map",
-                "set dense, or leave layer out",
-            )
+            problem, remedy = "pooled features come from the coarsest map", "set dense, or leave layer out"
+            raise ConfigError("layer", self.layer, problem, remedy)
 
 
 def scan_features(
@@ -86,33 +80,18 @@ def scan_features(
     return found, ready
 
 
-def _computed(
+def _windowed(
     encoder: PretrainedEncoder,
     ready: ReadyScan,
     windows: Windows,
-    at_once: int,
+    extraction: Extraction,
     dtype: torch.dtype | None,
-    *,
-    decoded: bool,
+    network: nn.Module,
 ) -> Iterator[tuple[Triple, Features]]:
-    """The start of each window, and its features with a batch axis of 1."""
     device = next(encoder.parameters()).device
-    voxels = padded(torch.from_numpy(ready.voxels), windows.before, windows.size, ready.normalisation.fill)
-    network = encoder.network if decoded else encoder.network.encoder
-    for first in range(0, len(windows.starts), at_once):
-        starts = windows.starts[first : first + at_once]
-        crops = torch.stack([voxels[(slice(None), *_box(start, encoder.patch_size))] for start in starts])
-        with torch.no_grad(), autocast(device, dtype):
-            features: Features = network(crops.to(device))
-        for i, start in enumerate(starts):
-            one = slice(i, i + 1)
-            maps = tuple(level[one] for level in features.maps)
-            decoded_one = None if features.decoded is None else features.decoded[one]
-            yield start, Features(features.pooled[one], maps, decoded_one)
-
-
-def _box(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    volume, fill = torch.from_numpy(ready.voxels), ready.normalisation.fill
+    size, at_once = encoder.patch_size, extraction.windows
+    return features_of_windows(network, volume, fill, windows, size, at_once, device, dtype)
 
 
 def _pooled(
@@ -120,7 +99,7 @@ def _pooled(
 ) -> Tensor:
     windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, WHOLE_VOXELS)
     total = torch.zeros(encoder.num_features, dtype=torch.float64)
-    for _, features in _computed(encoder, ready, windows, extraction.windows, dtype, decoded=False):
+    for _, features in _windowed(encoder, ready, windows, extraction, dtype, encoder.network.encoder):
         total += features.pooled[0].double().cpu()
     return (total / len(windows.starts)).float()
 
@@ -136,7 +115,8 @@ def _dense(
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
     windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
     mean: MeanMap | None = None
-    for start, features in _computed(encoder, ready, windows, extraction.windows, dtype, decoded=decoded):
+    network = encoder.network if decoded else encoder.network.encoder
+    for start, features in _windowed(encoder, ready, windows, extraction, dtype, network):
         found = features.decoded if decoded else features.maps[layer]
         assert found is not None
         mean = mean or MeanMap(found.shape[1], windows, encoder.patch_size, stride)

@@ -83,8 +83,7 @@ def mean_of_flips(
 ) -> Callable[[Tensor], Tensor]:
     """Average `predict` over mirror images of a patch along all combinations of the chosen axes d, h, w.
 
-    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; returned unchanged for
-             no axes
+    predict  ``[B, C, D, H, W]`` -> ``[B, K, D, H, W]``, called 2^n times for n axes; unchanged for none
 
     Patches are mirrored, not the volume, so that windows do not move: a network that commutes with mirroring
     gives the same prediction. Only the sum is stored. Source: Isensee et al. 2021, nnU-Net (test-time

@@ -16,14 +16,14 @@ from medcl3d.evaluation.statistics.over_patients import over_patients
 if TYPE_CHECKING:
     from medcl3d.store.store import Store
 
+Measurement = tuple[dict[str, Interval], list[dict[str, Any]]]
+"""Metrics with intervals over patients, and one row per measured case."""
 S = TypeVar("S")
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def once_per_store(
-    method: Callable[Concatenate[S, Store, P], R],
-) -> Callable[Concatenate[S, Store, P], R]:
+def once_per_store(method: Callable[Concatenate[S, Store, P], R]) -> Callable[Concatenate[S, Store, P], R]:
     """Decorate a method of a task: compute its value once per task, store and further arguments."""
     attribute = f"_{method.__name__}_of_stores"
 

@@ -30,11 +30,9 @@ def intensity_kind(source: Path, trained: str, wanted: str | None, field: str) -
     kinds = trained.split("+")
     if wanted is None and len(kinds) > 1:
         example = f"{field} {kinds[0]}" if field.startswith("-") else f"{field} = {kinds[0]}"
-        raise ConfigError(
-            problem=f"trained on intensities of kinds {trained}",
-            remedy=f"set that of these scans, as {example}",
-            place=source,
-        )
+        problem = f"trained on intensities of kinds {trained}"
+        remedy = f"set that of these scans, as {example}"
+        raise ConfigError(problem=problem, remedy=remedy, place=source)
     if wanted is not None and wanted not in kinds:
         raise ConfigError(
             field, Word(wanted), f"{source} was trained on {trained}", f"use {' or '.join(kinds)}"

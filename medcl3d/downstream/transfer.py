@@ -19,6 +19,7 @@ from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
+from medcl3d.training.run_folder import read_status
 
 Transfer = Literal["encoder", "all"]
 
@@ -26,69 +27,14 @@ SCHEMA = 1
 WEIGHTS = "encoder.safetensors"
 RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
-NUM_NAMED = 3
 
 
 @dataclass(frozen=True)
-class TransferReport:
-    """The loaded weights.
+class Transferred:
+    """The metadata of loaded weights, and sentences for the user."""
 
-    parts    part of the network -> number of loaded tensors (all of them)
-    adapted  names of first weights repeated over several input channels
-    notes    sentences for the user
-    sidecar  metadata of the weights
-    """
-
-    source: Path
-    parts: dict[str, int]
-    adapted: tuple[str, ...]
-    notes: tuple[str, ...]
     sidecar: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Differences between the weights of a file and those of a network."""
-
-    missing: list[str]
-    unexpected: list[str]
-    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    loaded: int
-    total: int
-
-    @property
-    def any(self) -> bool:
-        """Whether there is any difference."""
-        return bool(self.missing or self.unexpected or self.shapes)
-
-    def words(self) -> str:
-        """One line with counts and the first names of each kind of difference."""
-        kinds = (
-            ("missing", self.missing),
-            ("unexpected", self.unexpected),
-            ("of another shape", list(self.shapes)),
-        )
-        parts = [f"{len(names)} {what} ({_first(names)})" for what, names in kinds if names]
-        return (
-            f"{100 * self.loaded / max(1, self.total):.0f}% of {self.total} tensors match; {'; '.join(parts)}"
-        )
-
-    def table(self) -> Table:
-        """All differences, one line per tensor."""
-        table = Table(
-            "tensor", "in the file", "in the network", title=f"{self.loaded} of {self.total} tensors match"
-        )
-        for name, (theirs, ours) in self.shapes.items():
-            table.add_row(name, str(list(theirs)), str(list(ours)))
-        for name in self.missing:
-            table.add_row(name, "missing", "")
-        for name in self.unexpected:
-            table.add_row(name, "", "unexpected")
-        return table
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:NUM_NAMED]) + (", ..." if len(names) > NUM_NAMED else "")
+    notes: tuple[str, ...]
 
 
 def load_weights(
@@ -97,7 +43,7 @@ def load_weights(
     transfer: Transfer,
     test_patients: Iterable[str] = (),
     store: Store | None = None,
-) -> TransferReport:
+) -> Transferred:
     """Load a pretrained encoder (`all`: with its decoder) into `network`, in place.
 
     source         the run folder of a pretraining, its weights after a step (``RUN@STEP``), or its
@@ -123,49 +69,37 @@ def load_weights(
     weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
     own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
-    mismatch = compare(weights, own)
-    if mismatch.any:
-        Console(stderr=True).print(mismatch.table())
+    different = mismatch(weights, own)
+    if different:
         raise ConfigError(
             "init",
             source,
-            f"not the network of this configuration: {mismatch.words()}",
+            f"not the network of this configuration: {different}",
             f"it was pretrained with {sidecar.get('in_channels')} input channels and encoder: "
             f"{json.dumps(sidecar.get('architecture'))}: use the same here, or set init: scratch",
         )
     network.load_state_dict(weights, strict=False)
     notes = [f"{path}: loaded {' and '.join(parts)}, {len(weights)} tensors"]
     if adapted:
-        notes.append(_adapted_note(path, adapted, sidecar["in_channels"], own[adapted[0]].shape[1]))
-    notes += unverified
-    counts = {part: sum(name.startswith(f"{part}.") for name in weights) for part in parts}
-    return TransferReport(path, counts, adapted, tuple(notes), sidecar)
+        known, channels = sidecar["in_channels"], own[adapted[0]].shape[1]
+        times = "" if known == 1 else f" {channels // known} times"
+        notes.append(
+            f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
+            f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
+            f"{channels // known}"
+        )
+    return Transferred(sidecar, (*notes, *unverified))
 
 
 def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) -> None:
-    if not sidecar.get("decoder"):
-        raise ConfigError(
-            "transfer",
-            Word("all"),
-            f"{path} has no decoder, only a pretrained encoder",
-            "set transfer: encoder",
-        )
-    if network.decoder is None:
-        raise ConfigError(
-            "transfer",
-            Word("all"),
-            f"this task has no decoder for that of {path}",
-            "set transfer: encoder",
-        )
-
-
-def _adapted_note(path: Path, adapted: Sequence[str], known: int, channels: int) -> str:
-    times = "" if known == 1 else f" {channels // known} times"
-    return (
-        f"{path}: pretrained with {'one input channel' if known == 1 else f'{known} input channels'}, "
-        f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
-        f"{channels // known}"
+    if sidecar.get("decoder") and network.decoder is not None:
+        return
+    why = (
+        f"this task has no decoder for that of {path}"
+        if sidecar.get("decoder")
+        else f"{path} has no decoder, only a pretrained encoder"
     )
+    raise ConfigError("transfer", Word("all"), why, "set transfer: encoder")
 
 
 def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
@@ -183,23 +117,16 @@ def weights_path(source: Path) -> Path:
     path = source / WEIGHTS if source.is_dir() else source
     if path.is_file():
         return path
-    if source.is_dir():
-        status = source / "status.json"
-        state = (
-            json.loads(status.read_text(encoding="utf-8")).get("state", "unknown")
-            if status.is_file()
-            else None
-        )
-        why = (
-            f"its run is {state}; let it finish" if state else "not the run folder of a pretraining; use one"
-        )
-        raise ConfigError("init", source, f"holds no {WEIGHTS}, {why}")
-    raise ConfigError(
-        "init",
-        source,
-        "file not found",
-        f"{RUN}, or scratch",
-    )
+    if not source.is_dir():
+        raise ConfigError("init", source, "file not found", f"{RUN}, or scratch")
+    why = unfinished(source) or "not the run folder of a pretraining; use one"
+    raise ConfigError("init", source, f"holds no {WEIGHTS}, {why}")
+
+
+def unfinished(run: Path) -> str:
+    """The state of a run that has not written its weights; "" if the folder has no run."""
+    status = read_status(run)
+    return f"its run is {status.get('state', 'unknown')}; let it finish" if status else ""
 
 
 def _after_step(source: Path, folder: Path, step: int) -> Path:
@@ -224,43 +151,53 @@ def read_sidecar(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     ConfigError if missing, damaged, of a newer version, or without one of the `needed` entries.
     """
     file = path.with_suffix(".json")
+    problem, remedy = "", "copy it from the run folder again"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
         schema = int(content["schema"])
+        lacking = [name for name in needed if name not in content]
+        if lacking:
+            problem = f"lacks {', '.join(lacking)}"
+        if schema > SCHEMA:
+            problem = f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})"
+            remedy = "update medcl3d"
     except FileNotFoundError:
-        raise ConfigError(
-            problem="is missing, so the patients of pretraining are unknown",
-            remedy="copy it from the run folder",
-            place=file,
-        ) from None
+        problem = "is missing, so the patients of pretraining are unknown"
+        remedy = "copy it from the run folder"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            problem=f"cannot be read ({error})", remedy="copy it from the run folder again", place=file
-        ) from None
-    if schema > SCHEMA:
-        raise ConfigError(
-            problem=f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})",
-            remedy="update medcl3d",
-            place=file,
-        )
-    lacking = [name for name in needed if name not in content]
-    if lacking:
-        raise ConfigError(
-            problem=f"lacks {', '.join(lacking)}", remedy="copy it from the run folder again", place=file
-        )
-    return dict(content)
+        problem = f"cannot be read ({error})"
+    if problem:
+        raise ConfigError(problem=problem, remedy=remedy, place=file)
+    return content
 
 
-def compare(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mismatch:
-    """Compare names and shapes of the weights of a file with those of a network."""
-    shapes = {
-        n: (tuple(weights[n].shape), tuple(own[n].shape))
-        for n in own
-        if n in weights and weights[n].shape != own[n].shape
-    }
+def mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """The differences of the weights of a file from those of a network; "" if there are none.
+
+    One line with counts and the first names. A table of all differences is printed to stderr.
+    """
+    shapes = [name for name in own if name in weights and weights[name].shape != own[name].shape]
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own]
-    return Mismatch(missing, unexpected, shapes, len(own) - len(missing) - len(shapes), len(own))
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    parts = [f"{len(names)} {what} ({_first(names, 3)})" for what, names in kinds.items() if names]
+    if not parts:
+        return ""
+    matching = len(own) - len(missing) - len(shapes)
+    title = f"{matching} of {len(own)} tensors match"
+    table = Table("tensor", "in the file", "in the network", title=title)
+    for name in shapes:
+        table.add_row(name, str(list(weights[name].shape)), str(list(own[name].shape)))
+    for name in missing:
+        table.add_row(name, "missing", "")
+    for name in unexpected:
+        table.add_row(name, "", "unexpected")
+    Console(stderr=True).print(table)
+    return f"{100 * matching / max(1, len(own)):.0f}% of {len(own)} tensors match; {'; '.join(parts)}"
+
+
+def _first(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -301,17 +238,13 @@ def _repeat_over_channels(
 
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
     if "pretraining_patients" not in sidecar:
-        raise ConfigError(
-            problem="lacks pretraining_patients, which may include test patients",
-            remedy="pretrain again",
-            place=path.with_suffix(".json"),
-        )
+        problem, remedy = "lacks pretraining_patients, which may include test patients", "pretrain again"
+        raise ConfigError(problem=problem, remedy=remedy, place=path.with_suffix(".json"))
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
     if seen:
         raise DataError(
             path,
-            f"pretraining used {len(seen)} of the test patients: "
-            f"{', '.join(seen[:10])}{(', ...' if len(seen) > 10 else '')}",
+            f"pretraining used {len(seen)} of the test patients: {_first(seen)}",
             "pretrain on the training patients of this split (patients of another collection need "
             "different ids)",
         )
@@ -337,11 +270,11 @@ def _refuse_test_scans(
     of = {str(store.scans[row]["scan"]): str(owner.iloc[row]) for row in rows}
     seen = scans_with_content((store.scans[row] for row in rows), sidecar["pretraining_content"])
     if seen:
-        named = ", ".join(f"{scan} of {of[scan]} ({match})" for scan, match in list(seen.items())[:10])
+        named = [f"{scan} of {of[scan]} ({match})" for scan, match in seen.items()]
         raise DataError(
             path,
             f"pretraining used {len(seen)} of the {len(rows)} test scans of {store.root} under other "
-            f"patient ids: {named}{(', ...' if len(seen) > 10 else '')}",
+            f"patient ids: {_first(named)}",
             "pretrain without them, or move their patients to the training side here",
         )
     return []

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import torch
 from monai.data.utils import compute_importance_map
-from torch import Tensor
+from torch import Tensor, nn
 
+from medcl3d.core.embeddings import Features
 from medcl3d.core.geometry import Triple, triple
+from medcl3d.distributed.precision import autocast
+from medcl3d.downstream.sliding_window import padded
 
 WHOLE_VOXELS: Triple = (1, 1, 1)
 MIN_IMPORTANCE = 1e-3
@@ -64,3 +67,32 @@ class MeanMap:
     def mean(self) -> Tensor:
         """``Float32[D, H, W, C]``: the mean."""
         return self.total / self.weight
+
+
+@torch.no_grad()
+def features_of_windows(
+    network: nn.Module,
+    volume: Tensor,
+    fill: Sequence[float],
+    windows: Windows,
+    patch: Triple,
+    at_once: int,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[Triple, Features]]:
+    """The start of each window of a volume ``[C, D, H, W]``, and its features with a batch axis of 1.
+
+    fill   one value per channel, outside the volume
+    dtype  as in autocast, None for float32
+    """
+    voxels = padded(volume, windows.before, windows.size, fill)
+    for first in range(0, len(windows.starts), at_once):
+        starts = windows.starts[first : first + at_once]
+        boxes = [tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True)) for start in starts]
+        crops = torch.stack([voxels[(slice(None), *box)] for box in boxes])
+        with autocast(device, dtype):
+            features: Features = network(crops.to(device))
+        for i, start in enumerate(starts):
+            one = slice(i, i + 1)
+            decoded = None if features.decoded is None else features.decoded[one]
+            yield start, Features(features.pooled[one], tuple(m[one] for m in features.maps), decoded)

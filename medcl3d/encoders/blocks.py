@@ -21,8 +21,7 @@ def norm_layer(norm: Norm, channels: int) -> tuple[str, dict[str, Any]]:
     """MONAI's name of a normalisation with learned scale and shift, for `channels` (or a multiple of it).
 
     `group` uses at most 8 groups that divide the channels, of two channels or more: with groups of one
-    channel it would be instance norm, which removes the mean of each channel. Source: Wu and He 2018, Group
-    Normalization.
+    channel it would be instance norm, which removes the mean of each channel. Source: Wu and He 2018.
     """
     require_one_of("norm", norm, Norm)
     if norm == "group":

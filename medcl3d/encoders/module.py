@@ -72,11 +72,9 @@ class ModuleEncoder(nn.Module):
         if from_python:
             passed = _passed.get()
             if passed is None:
-                raise ConfigError(
-                    problem="this encoder was passed from Python",
-                    remedy="pass it again, as encoder=medcl3d.as_encoder(...)",
-                    place=self.name,
-                )
+                problem = "this encoder was passed from Python"
+                remedy = "pass it again, as encoder=medcl3d.as_encoder(...)"
+                raise ConfigError(problem=problem, remedy=remedy, place=self.name)
             self.wrapped: nn.Module = copy.deepcopy(passed)
         else:
             self.wrapped = _part(_constructed(path, arguments or {}), attribute, self.name)
@@ -84,12 +82,7 @@ class ModuleEncoder(nn.Module):
     @property
     def choice(self) -> Choice:
         """How a configuration names an encoder that was passed from Python."""
-        fields = {
-            "path": self.path,
-            "channels": self.channels,
-            "strides": self.strides,
-            "attribute": self.attribute,
-        }
+        fields = {name: getattr(self, name) for name in ("path", "channels", "strides", "attribute")}
         return Choice("module", {**fields, "arguments": None, "from_python": True})
 
     def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
@@ -103,12 +96,8 @@ class ModuleEncoder(nn.Module):
         except (RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            message = " ".join(str(error).split())[:300]
-            raise ConfigError(
-                problem=f"it does not take crops of shape {tuple(x.shape)}: {message}",
-                remedy="correct its arguments",
-                place=self.name,
-            ) from error
+            problem = f"it does not take crops of shape {tuple(x.shape)}: {_line(error)}"
+            raise ConfigError(problem=problem, remedy="correct its arguments", place=self.name) from error
         if isinstance(found, Tensor):
             found = (found,)
         elif isinstance(found, Mapping):
@@ -116,21 +105,15 @@ class ModuleEncoder(nn.Module):
         elif isinstance(found, Features):
             found = found.maps
         if not isinstance(found, tuple | list) or not all(isinstance(one, Tensor) for one in found):
-            raise ConfigError(
-                problem=f"it returns a {type(found).__name__}, not feature maps",
-                remedy="name a part of it with attribute",
-                place=self.name,
-            )
+            problem = f"it returns a {type(found).__name__}, not feature maps"
+            raise ConfigError(problem=problem, remedy="name a part of it with attribute", place=self.name)
         shapes = [tuple(one.shape[1:]) for one in found]
         declared = zip(self.channels, self.strides, strict=True)
         wanted = [(c, *(n // s for n, s in zip(x.shape[2:], stride, strict=True))) for c, stride in declared]
         if shapes[: len(wanted)] != wanted:
-            raise ConfigError(
-                problem=f"of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and "
-                f"strides declare {wanted}, finest first",
-                remedy="correct them",
-                place=self.name,
-            )
+            problem = f"of crops {tuple(x.shape)} it makes maps of shapes {shapes}, but channels and strides "
+            problem += f"declare {wanted}, finest first"
+            raise ConfigError(problem=problem, remedy="correct them", place=self.name)
         return tuple(found[: len(wanted)])
 
 
@@ -158,11 +141,8 @@ def as_encoder(
     ConfigError: channels and strides do not fit each other, or the module has no such attribute.
     """
     if not isinstance(module, nn.Module):
-        raise ConfigError(
-            problem=f"a {type(module).__name__} is not a torch.nn.Module",
-            remedy="construct the network first",
-            place="as_encoder",
-        )
+        problem = f"a {type(module).__name__} is not a torch.nn.Module"
+        raise ConfigError(problem=problem, remedy="construct the network first", place="as_encoder")
     part = _part(module, attribute, "as_encoder")
     each = [channels] if isinstance(channels, int) else list(channels)
     steps = [strides] if isinstance(strides, int) else list(strides)
@@ -193,42 +173,33 @@ def _constructed(path: str, arguments: Mapping[str, Any]) -> nn.Module:
     """An object of the module class at an import path. ConfigError."""
     name = f"encoder.module: path = {path}"
     if not IMPORT_PATH.fullmatch(path):
-        raise ConfigError(
-            problem="not an import path",
-            remedy="write package.module:Class, as monai.networks.nets:DenseNet121",
-            place=name,
-        )
+        remedy = "write package.module:Class, as monai.networks.nets:DenseNet121"
+        raise ConfigError(problem="not an import path", remedy=remedy, place=name)
     location, _, attribute = path.partition(":")
     top = location.partition(".")[0]
     if top not in packages_distributions():
-        raise ConfigError(
-            problem=f"{top} is not part of an installed package",
-            remedy="install it with pip, or pass the module with as_encoder",
-            place=name,
-        )
+        problem = f"{top} is not part of an installed package"
+        remedy = "install it with pip, or pass the module with as_encoder"
+        raise ConfigError(problem=problem, remedy=remedy, place=name)
     try:
         module = importlib.import_module(location)
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            problem=f"{location} cannot be imported: {type(error).__name__}: {message}",
-            remedy="correct the path",
-            place=name,
-        ) from None
+        problem = f"{location} cannot be imported: {type(error).__name__}: {_line(error)}"
+        raise ConfigError(problem=problem, remedy="correct the path", place=name) from None
     constructor = getattr(module, attribute, None)
     if not (isinstance(constructor, type) and issubclass(constructor, nn.Module)):
-        raise ConfigError(
-            problem=f"{location} has no torch.nn.Module class {attribute}",
-            remedy="only such classes may be named",
-            place=name,
-        )
+        problem = f"{location} has no torch.nn.Module class {attribute}"
+        raise ConfigError(problem=problem, remedy="only such classes may be named", place=name)
     try:
         return constructor(**arguments)
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            problem=f"{attribute} refuses its arguments: {message}", remedy="correct them", place=name
-        ) from error
+        problem = f"{attribute} refuses its arguments: {_line(error)}"
+        raise ConfigError(problem=problem, remedy="correct them", place=name) from error
+
+
+def _line(error: Exception) -> str:
+    """The message of an exception as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
 
 
 def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
@@ -239,26 +210,15 @@ def _part(module: nn.Module, attribute: str | None, name: str) -> nn.Module:
         return module.get_submodule(attribute)
     except AttributeError:
         parts = ", ".join(child for child, _ in module.named_children())
-        raise ConfigError(
-            "attribute",
-            Word(attribute),
-            f"{type(module).__name__} has no such part",
-            f"its parts are {parts}",
-            place=name,
-        ) from None
+        problem, remedy = f"{type(module).__name__} has no such part", f"its parts are {parts}"
+        raise ConfigError("attribute", Word(attribute), problem, remedy, place=name) from None
 
 
 def _refuse_unordered(channels: Sequence[int], strides: Sequence[Triple]) -> None:
     if len(channels) != len(strides):
-        raise ConfigError(
-            problem=f"channels has {len(channels)} entries and strides {len(strides)}",
-            remedy="give one of each per map",
-        )
+        problem = f"channels has {len(channels)} entries and strides {len(strides)}"
+        raise ConfigError(problem=problem, remedy="give one of each per map")
     for finer, coarser in pairwise(strides):
         if any(b % a for a, b in zip(finer, coarser, strict=True)):
-            raise ConfigError(
-                "strides",
-                [list(s) for s in strides],
-                "each must be a multiple of the one before",
-                "list maps finest first",
-            )
+            problem = "each must be a multiple of the one before"
+            raise ConfigError("strides", [list(s) for s in strides], problem, "list maps finest first")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Triple
-from medcl3d.encoders import ENCODERS
+from medcl3d.encoders import ENCODERS, HasLayers
 from medcl3d.encoders.blocks import Act, Norm
 from medcl3d.encoders.decoder import Decoder
 
@@ -20,8 +23,7 @@ from medcl3d.encoders.decoder import Decoder
 class Network(nn.Module):
     """Features of ``[B, C, D, H, W]``; `decoded` is set if the network has a decoder.
 
-    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`, returning
-             `Features`
+    encoder  module with `channels`, `strides` (cumulative, finest first), `num_features`
     decoder  module with `out_channels` and ``forward(x, maps)``, or None
     """
 
@@ -45,15 +47,6 @@ class Network(nn.Module):
     def minimum_multiple(self) -> Triple:
         """The divisor of each axis of a crop: the encoder's coarsest stride."""
         return cast(tuple[Triple, ...], self.encoder.strides)[-1]
-
-    def num_parameters(self) -> dict[str, int]:
-        """Parameters of each part."""
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
-        return {
-            name: sum(p.numel() for p in part.parameters())
-            for name, part in parts.items()
-            if part is not None
-        }
 
 
 def build_network(choice: Choice, in_channels: int, *, decoder: bool) -> Network:
@@ -80,3 +73,28 @@ def check_patch_size(network: Network, patch_size: Sequence[int], field: str = "
             f"use {nearest}",
             colon=False,
         )
+
+
+def layers_of(network: Network, field: str) -> tuple[tuple[str, ...], ...]:
+    """Module names of an encoder, by layer.
+
+    ConfigError, with `field` of `train`, if the encoder has no `layers()`.
+    """
+    encoder = network.encoder
+    if isinstance(encoder, HasLayers):
+        return encoder.layers()
+    problem = f"{type(encoder).__name__} does not name its layers"
+    raise ConfigError(f"train.{field}", None, problem, f"implement `layers()`, or leave {field} out")
+
+
+def forward_flops(network: Network, in_channels: int, patch_size: Sequence[int]) -> int:
+    """Operations of one crop's forward pass: two per multiply-add of convolutions and matrix products.
+
+    Only shapes are propagated, on PyTorch's `meta` device; weights and running statistics do not change.
+    """
+    state = (*network.named_parameters(), *network.named_buffers())
+    shapes = {name: tensor.detach().to("meta") for name, tensor in state}
+    crops = torch.empty((2, in_channels, *patch_size), device="meta")  # batch norm needs two values
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(network, shapes, (crops,))
+    return int(counter.get_total_flops()) // len(crops)

@@ -13,8 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from medcl3d.distributed.precision import small_maps_padded_first
-from medcl3d.encoders.layers import layers_of
-from medcl3d.encoders.network import Network
+from medcl3d.encoders.network import Network, layers_of
 
 Surrounding = Callable[[], AbstractContextManager[None]]
 _SURROUNDINGS: ContextVar[tuple[Surrounding, ...]] = ContextVar("surroundings", default=())
@@ -33,9 +32,8 @@ def in_recomputation(surrounding: Surrounding) -> Iterator[None]:
 def recompute_blocks(network: Network) -> None:
     """Recompute activations of encoder blocks in the backward pass (Chen et al. 2016)."""
     named = dict(network.encoder.named_modules())
-    for module in [
-        named[piece] for pieces in layers_of(network, "checkpointing") for piece in pieces if piece in named
-    ]:
+    names = (name for layer in layers_of(network, "checkpointing") for name in layer)
+    for module in [named[name] for name in names if name in named]:
         # A single convolution or norm stores only its input, which is stored in any case.
         if any(True for _ in module.children()):
             module.forward = _Recomputed(module.forward)  # type: ignore[method-assign]

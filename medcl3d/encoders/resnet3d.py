@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float
 from monai.networks.blocks.convolutions import Convolution
@@ -136,39 +136,32 @@ def _stage(
 
 def _excited_stage(planes_in: int, planes: int, num_blocks: int, stride: int, norm: Norm) -> nn.Sequential:
     """A stage of squeeze-and-excitation bottlenecks, as MONAI's `SEResNetBottleneck`, but with any norm."""
-    inner, outer = norm_layer(norm, planes), norm_layer(norm, 4 * planes)
-    blocks: list[nn.Module] = []
-    for i in range(num_blocks):
-        step, width_in = (stride, planes_in) if i == 0 else (1, 4 * planes)
+    planes_out = 4 * planes
+    inner, outer, relu = norm_layer(norm, planes), norm_layer(norm, planes_out), act_layer("relu")
+
+    def block(width_in: int, step: int) -> SEBlock:
         shortcut = None
-        if step != 1 or width_in != 4 * planes:
+        if step != 1 or width_in != planes_out:
             shortcut = Convolution(
-                3, width_in, 4 * planes, strides=step, kernel_size=1, act=None, norm=outer, bias=False
+                3, width_in, planes_out, strides=step, kernel_size=1, act=None, norm=outer, bias=False
             )
-        blocks.append(
-            SEBlock(
-                3,
-                width_in,
-                planes,
-                planes,
-                4 * planes,
-                conv_param_1={
-                    "strides": step,
-                    "kernel_size": 1,
-                    "act": act_layer("relu"),
-                    "norm": inner,
-                    "bias": False,
-                },
-                conv_param_2={
-                    "strides": 1,
-                    "kernel_size": 3,
-                    "act": act_layer("relu"),
-                    "norm": inner,
-                    "bias": False,
-                },
-                conv_param_3={"strides": 1, "kernel_size": 1, "act": None, "norm": outer, "bias": False},
-                project=shortcut,
-                r=min(SE_REDUCTION, 4 * planes),
-            )
+        return SEBlock(
+            3,
+            width_in,
+            planes,
+            planes,
+            planes_out,
+            conv_param_1=_options(step, 1, relu, inner),
+            conv_param_2=_options(1, 3, relu, inner),
+            conv_param_3=_options(1, 1, None, outer),
+            project=shortcut,
+            r=min(SE_REDUCTION, planes_out),
         )
+
+    blocks = [block(planes_in, stride)]
+    blocks += [block(planes_out, 1) for _ in range(num_blocks - 1)]
     return nn.Sequential(*blocks)
+
+
+def _options(step: int, kernel: int, act: Any, norm: Any) -> dict[str, Any]:
+    return {"strides": step, "kernel_size": kernel, "act": act, "norm": norm, "bias": False}

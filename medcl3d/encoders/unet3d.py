@@ -56,13 +56,9 @@ class UNet3d(nn.Module):
         kernels = (3,) * len(channels) if kernel_sizes is None else tuple(kernel_sizes)
         for name, values in (("strides", strides), ("blocks", counts), ("kernel_sizes", kernels)):
             if len(values) != len(channels) or not channels:
-                raise ConfigError(
-                    name,
-                    list(values),
-                    f"has {len(values)} entries and channels = {list(channels)} has {len(channels)}",
-                    "give one entry per stage",
-                    colon=False,
-                )
+                problem = f"has {len(values)} entries and channels = {list(channels)} has {len(channels)}"
+                remedy = "give one entry per stage"
+                raise ConfigError(name, list(values), problem, remedy, colon=False)
         self.stages = nn.ModuleList()
         cumulative, total = [], (1, 1, 1)
         for width_in, width, stride, count, kernel in zip(

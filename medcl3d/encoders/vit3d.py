@@ -57,13 +57,8 @@ class ViT3d(nn.Module):
         super().__init__()
         for name, divisor in (("num_heads", num_heads), ("the axes' sines and cosines", POSITIONS_DIVIDE)):
             if hidden_size % divisor:
-                raise ConfigError(
-                    "hidden_size",
-                    hidden_size,
-                    f"is not divisible by {name}, {divisor}",
-                    "use a multiple",
-                    colon=False,
-                )
+                problem, remedy = f"is not divisible by {name}, {divisor}", "use a multiple"
+                raise ConfigError("hidden_size", hidden_size, problem, remedy, colon=False)
         self.patch_embedding = nn.Conv3d(in_channels, hidden_size, kernel_size=patch, stride=patch)
         self.blocks = nn.ModuleList(
             _block(hidden_size, int(hidden_size * mlp_ratio), num_heads) for _ in range(num_layers)

@@ -22,8 +22,7 @@ PREPARE_AGAIN = "delete it and run the same prepare command again"
 # of 2 bytes have 27 KiB), a chunk the 1.4 MB of the last cache level (72^3 voxels have 0.7 MB). Blocks of 16
 # compress less; with blocks of 32, crops of 32^3 take a quarter longer.
 _BLOCK, _CHUNK = 24, 72
-# LZ4HC at level 5 is nnU-Net's choice; ZSTD needs 10 to 25 percent less disk space and twice the time per
-# crop.
+# LZ4HC at level 5 is nnU-Net's choice; ZSTD needs 10 to 25 % less disk space and twice the time per crop.
 _LEVEL = 5
 
 
@@ -89,8 +88,7 @@ def _compressed(values: np.ndarray, path: Path) -> bytes:
         "filters": [blosc2.Filter.SHUFFLE],
         "nthreads": 1,
     }
-    array = blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=cparams)
-    return array.to_cframe()
+    return blosc2.asarray(values, chunks=chunks, blocks=blocks, cparams=cparams).to_cframe()
 
 
 def open_array(path: Path) -> Stored:
@@ -119,9 +117,6 @@ def import_blosc2(where: Any) -> Any:
     try:
         import blosc2
     except ImportError:
-        raise MachineError(
-            where,
-            "needs blosc2, which is not installed",
-            "pip install 'medcl3d[blosc2]' (Python 3.11 or later)",
-        ) from None
+        remedy = "pip install 'medcl3d[blosc2]' (Python 3.11 or later)"
+        raise MachineError(where, "needs blosc2, which is not installed", remedy) from None
     return blosc2

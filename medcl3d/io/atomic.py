@@ -21,30 +21,22 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part"
-        )
+        descriptor, temporary = tempfile.mkstemp(".part", f".{path.name[:80]}.", path.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        reason = error.strerror or error
-        raise MachineError(
-            path, f"cannot write: {reason}", "free some space or choose another folder"
-        ) from error
+        problem = f"cannot write: {error.strerror or error}"
+        raise MachineError(path, problem, "free some space or choose another folder") from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,14 +20,10 @@ def require_writable(path: Path, name: str, *, is_file: bool = False) -> None:
     if not folder.is_dir():
         raise MachineError(setting, f"{folder} is not a folder", "choose another path", field=field)
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=".medcl3d-", dir=folder
-        ):  # only an attempt shows whether it is allowed
-            pass
+        tempfile.TemporaryDirectory(prefix=".medcl3d-", dir=folder).cleanup()  # only an attempt shows it
     except OSError as error:
-        raise MachineError(
-            setting, f"cannot write in {folder} ({error.strerror})", "choose another path", field=field
-        ) from None
+        problem = f"cannot write in {folder} ({error.strerror})"
+        raise MachineError(setting, problem, "choose another path", field=field) from None
 
 
 def free_bytes(folder: Path) -> int:

@@ -17,11 +17,8 @@ def refuse_other_encoding(names: Iterable[tuple[str, str]]) -> None:
         return
     for place, name in names:
         if not name.isascii():
-            raise MachineError(
-                _escaped(place),
-                f"{_escaped(name)} is not ASCII, but this process reads file names as {encoding}",
-                REMEDY,
-            )
+            problem = f"{_escaped(name)} is not ASCII, but this process reads file names as {encoding}"
+            raise MachineError(_escaped(place), problem, REMEDY)
 
 
 def unwritable(error: UnicodeEncodeError) -> UserError:
@@ -29,9 +26,8 @@ def unwritable(error: UnicodeEncodeError) -> UserError:
     text = _escaped(error.object)
     shown = text if len(text) <= 200 else f"{text[:200]}..."
     if error.encoding.lower().replace("-", "") != "utf8":
-        return MachineError(
-            shown, f"cannot be written as {error.encoding}, the encoding of this process", REMEDY
-        )
+        problem = f"cannot be written as {error.encoding}, the encoding of this process"
+        return MachineError(shown, problem, REMEDY)
     return DataError(shown, "is not UTF-8", "rename the file, or replace its half characters")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,11 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        made = dict(pairs)
-        if len(made) < len(keys):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) < len(pairs):
+            twice = sorted(key for key, count in counts.items() if count > 1)
             raise ValueError(f"the keys {twice} occur twice; keep one of each")
-        return made
+        return dict(pairs)
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not JSON; write null, or leave the key out")
@@ -46,10 +46,9 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
         end = "; is the file cut short?" if error.pos >= len(text.rstrip()) else "; correct it there"
         raise DataError(f"{path}:{error.lineno}", f"cannot be read as JSON: {error.msg}{end}") from None
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}", "cannot be read as JSON: the text is not UTF-8", "save it as UTF-8"
-        ) from None
+        line = 1 + raw.count(b"\n", 0, error.start)
+        problem = "cannot be read as JSON: the text is not UTF-8"
+        raise DataError(f"{path}:{line}", problem, "save it as UTF-8") from None
     except RecursionError:
         raise DataError(path, "cannot be read as JSON: it is nested too deeply", needed) from None
     except ValueError as error:

@@ -6,6 +6,7 @@ the size in the header has been compared with the size of the file.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import zlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 
 from medcl3d.core.errors import DataError
@@ -20,8 +22,8 @@ from medcl3d.io.nifti_header import Header, parse_header, size_of_header
 from medcl3d.io.regular_file import open_regular
 
 _CHUNK = 1 << 20
-# Deflate compresses at most 1032:1 (zlib, technical details).
-_MAX_DEFLATE_RATIO = 1032
+_MAX_DEFLATE_RATIO = 1032  # Deflate compresses at most 1032:1 (zlib, technical details)
+_FETCH = "fetch the file again"
 
 _FOREIGN = (
     (b"version https://git-lfs", "a Git-LFS pointer, not the file itself; run `git lfs pull`"),
@@ -74,16 +76,18 @@ def read_nifti(path: Path) -> tuple[Header, np.ndarray, str]:
     voxels = np.frombuffer(content, header.dtype, offset=header.offset).reshape(header.shape, order="F")
     if found > expected:
         if header.bits:
-            raise DataError(
-                path,
-                f"the header contradicts itself: {header.dtype.name} voxels, {header.bits} bits per "
-                f"voxel, and {found - expected} bytes more than the data type needs",
-                "write the file again",
-            )
+            more = f"{found - expected} bytes more than the data type needs"
+            contradiction = f"{header.dtype.name} voxels, {header.bits} bits per voxel, and {more}"
+            raise DataError(path, f"the header contradicts itself: {contradiction}", "write the file again")
         notes.append(f"{found - expected} bytes follow the voxels and were ignored")
     if notes:
         header = replace(header, warnings=(*header.warnings, *notes))
     return header, voxels, digest.hexdigest()
+
+
+def nifti_bytes(image: nibabel.Nifti1Image) -> bytes:
+    """The content of a .nii.gz file, the same every time."""
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
 def content_sha256(path: Path) -> str:
@@ -96,36 +100,24 @@ def content_sha256(path: Path) -> str:
         for block in _chunks(path):
             digest.update(block)
     except EOFError:
-        raise DataError(path, "truncated", "fetch the file again") from None
+        raise DataError(path, "truncated", _FETCH) from None
     return digest.hexdigest()
 
 
 def _truncated(path: Path, found: int, expected: int) -> DataError:
-    on_disk = path.stat().st_size
+    what = f"the header requires {expected} bytes, the file has {found}"
     if found >= expected:
-        return DataError(
-            path,
-            f"truncated: the gzip stream ends before its checksum ({on_disk} bytes on disk)",
-            "fetch the file again",
-        )
-    return DataError(
-        path,
-        f"truncated: the header requires {expected} bytes, the file has {found} ({on_disk} bytes on disk)",
-        "fetch the file again",
-    )
+        what = "the gzip stream ends before its checksum"
+    return DataError(path, f"truncated: {what} ({path.stat().st_size} bytes on disk)", _FETCH)
 
 
 def _refuse_implausible(path: Path, header: Header) -> None:
     size = path.stat().st_size
     limit = size * _MAX_DEFLATE_RATIO if path.name.endswith(".gz") else size
     if header.num_bytes > limit:
-        shape = "x".join(map(str, header.shape))
-        raise DataError(
-            path,
-            f"truncated, or the header is wrong: it requires {header.num_bytes} bytes ({shape} "
-            f"{header.dtype.name} voxels), and a file of {size} bytes cannot hold them",
-            "fetch the file again",
-        )
+        voxels = f"{'x'.join(map(str, header.shape))} {header.dtype.name} voxels"
+        needed = f"{header.num_bytes} bytes ({voxels}), and a file of {size} bytes cannot hold them"
+        raise DataError(path, f"truncated, or the header is wrong: it requires {needed}", _FETCH)
 
 
 def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
@@ -149,12 +141,8 @@ def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
             try:
                 yield inflater.decompress(block, _CHUNK)
             except zlib.error as error:
-                where = file.tell() - len(block)
-                raise DataError(
-                    path,
-                    f"damaged gzip near byte {where} ({str(error).rpartition(': ')[2]})",
-                    "fetch the file again",
-                ) from None
+                reason = f"near byte {file.tell() - len(block)} ({str(error).rpartition(': ')[2]})"
+                raise DataError(path, f"damaged gzip {reason}", _FETCH) from None
             if inflater.eof:
                 block = inflater.unused_data.lstrip(b"\0")  # tapes and some archives pad with zeros
                 while len(block) < 2 and (more := next(blocks, b"")):
@@ -168,9 +156,7 @@ def _chunks(path: Path, notes: list[str] | None = None) -> Iterator[bytes]:
                 continue
             block = inflater.unconsumed_tail or next(blocks, b"")
             if not block:
-                tail = inflater.flush()
-                if tail:
-                    yield tail
+                yield inflater.flush()
                 raise EOFError
 
 
@@ -179,23 +165,20 @@ def _refuse_other_formats(path: Path, first: bytes) -> None:
     if not first:
         raise DataError(path, "the file is empty (0 bytes)", "fetch it again")
     if path.suffix == ".npz":
-        raise DataError(
-            path, "is a NumPy archive", "if it is from MedMNIST, prepare its folder with the source medmnist"
-        )
+        remedy = "if it is from MedMNIST, prepare its folder with the source medmnist"
+        raise DataError(path, "is a NumPy archive", remedy)
     for magic, what in _FOREIGN:
         if first.startswith(magic):
             raise DataError(path, f"is {what}")
     if first[128:132] == b"DICM":
         raise DataError(path, "is a DICOM file", "read its folder with the source dicom")
     if first.lstrip()[:1] == b"<":
-        raise DataError(path, "is an HTML or XML page, perhaps of a failed download", "fetch the file again")
+        raise DataError(path, "is an HTML or XML page, perhaps of a failed download", _FETCH)
     is_gzip = first[:2] == b"\x1f\x8b"
     if path.name.endswith(".nii.gz") and not is_gzip:
-        is_nifti = size_of_header(first) is not None
-        what = (
-            "an uncompressed NIfTI file; rename it to .nii" if is_nifti else "not a gzip file; fetch it again"
-        )
-        raise DataError(path, f"is named .nii.gz but is {what}")
+        if size_of_header(first) is not None:
+            raise DataError(path, "is named .nii.gz but is an uncompressed NIfTI file", "rename it to .nii")
+        raise DataError(path, "is named .nii.gz but is not a gzip file", "fetch it again")
     if path.name.endswith(".nii") and is_gzip:
         raise DataError(path, "is named .nii but is gzip-compressed", "rename it to .nii.gz")
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -215,11 +198,8 @@ def _first(path: Path, chunks: Iterator[bytes]) -> tuple[bytes, bytes]:
     except EOFError:
         pass
     if read.startswith(b"\x1f\x8b"):  # a gzip file named .nii has already been refused
-        raise DataError(
-            path, "is compressed with gzip twice", "decompress it once, with gzip -dc FILE > NEW.nii.gz"
-        )
+        remedy = "decompress it once, with gzip -dc FILE > NEW.nii.gz"
+        raise DataError(path, "is compressed with gzip twice", remedy)
     if len(read) < 348:
-        raise DataError(
-            path, f"truncated: {len(read)} bytes, but a NIfTI header has 348", "fetch the file again"
-        )
+        raise DataError(path, f"truncated: {len(read)} bytes, but a NIfTI header has 348", _FETCH)
     return read[:540], read

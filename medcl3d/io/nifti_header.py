@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +15,13 @@ from nibabel.spatialimages import HeaderDataError
 from medcl3d.core.errors import DataError
 
 _MAX_FORM_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
-# How far 1 - b^2 - c^2 - d^2 may be below 0: rounding to float32 leaves about 1e-7, text with six decimals
-# about 1e-6.
+# How far 1 - b^2 - c^2 - d^2 may be below 0: rounding to float32 leaves 1e-7, text with six decimals 1e-6.
 _ROUNDING = 1e-5
 _UNIT_MM = {1: 1000.0, 3: 0.001}
-# From micro-CT of a mouse to a whole-body survey; sizes in mm beyond these are more often a wrong unit than a
-# scan.
+# From micro-CT of a mouse to a whole-body survey; sizes beyond these are more often a wrong unit than a scan.
 _PLAUSIBLE_MM = (0.01, 50.0)
 _GIVE_SIZE = "if it is known, prepare with assume_spacing_mm"
+_TRUE_GEOMETRY = "write the file again with its true geometry"
 
 
 @dataclass(frozen=True)
@@ -82,26 +81,20 @@ def parse_header(path: Path, head: bytes) -> Header:
     if magic in (b"ni1\0", b"ni2\0"):
         raise DataError(path, "is half of a .hdr/.img pair", "convert it to one .nii.gz")
     if magic not in (b"n+1\0", b"n+2\0"):
-        raise DataError(
-            path,
-            f"is an ANALYZE file or a damaged NIfTI (magic {magic!r})",
-            "ANALYZE has no orientation: convert it to NIfTI",
-        )
+        remedy = "ANALYZE has no orientation: convert it to NIfTI"
+        raise DataError(path, f"is an ANALYZE file or a damaged NIfTI (magic {magic!r})", remedy)
     warnings: list[str] = []
     if int(header["sizeof_hdr"]) != size:
         warnings.append(f"sizeof_hdr is {int(header['sizeof_hdr'])}; {size} was used, from the magic")
     shape = _shape(path, header)
     if min(shape[:3]) == 1:
-        warnings.append(
-            f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several; "
-            "stack the planes of one scan into one file"
-        )
+        plane = f"a single plane, {'x'.join(map(str, shape))} voxels: a volume has several"
+        warnings.append(f"{plane}; stack the planes of one scan into one file")
     dtype = _dtype(path, header)
     bits = int(header["bitpix"]) if int(header["bitpix"]) != dtype.itemsize * 8 else 0
     if bits:
-        warnings.append(
-            f"the header has {dtype.name} voxels but {bits} bits per voxel; the data type was used"
-        )
+        contradiction = f"{dtype.name} voxels but {bits} bits per voxel"
+        warnings.append(f"the header has {contradiction}; the data type was used")
     slope, inter = _scaling(path, header, warnings)
     offset = float(header["vox_offset"])
     if not math.isfinite(offset) or offset < (352 if size == 348 else 544):
@@ -127,11 +120,8 @@ def _shape(path: Path, header: nibabel.Nifti1Header) -> tuple[int, ...]:
     if len(shape) < 3:
         raise DataError(path, f"has {len(shape)} axes", "a volume has three: stack the slices into one file")
     if len(shape) > 4:
-        raise DataError(
-            path,
-            f"has {len(shape)} axes {tuple(shape)}",
-            "write one 3-D file, or channels as the fourth axis",
-        )
+        remedy = "write one 3-D file, or channels as the fourth axis"
+        raise DataError(path, f"has {len(shape)} axes {tuple(shape)}", remedy)
     return tuple(shape)
 
 
@@ -142,15 +132,13 @@ def _dtype(path: Path, header: nibabel.Nifti1Header) -> np.dtype:
     except (HeaderDataError, KeyError):
         raise DataError(path, f"the header's data type {code} does not exist") from None
     if dtype.fields is not None:
-        raise DataError(
-            path, "contains RGB colours, not intensities", "convert it to one grey value per voxel"
-        )
+        remedy = "convert it to one grey value per voxel"
+        raise DataError(path, "contains RGB colours, not intensities", remedy)
     if dtype.kind == "c":
         raise DataError(path, "contains complex numbers", "convert it to magnitude")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise DataError(
-            path, f"data type {dtype} (code {code}) is not supported", "convert it to int16 or float32"
-        )
+        remedy = "convert it to int16 or float32"
+        raise DataError(path, f"data type {dtype} (code {code}) is not supported", remedy)
     return dtype
 
 
@@ -162,86 +150,83 @@ def _scaling(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> t
         warnings.append("scl_slope and scl_inter are NaN: not set; the values were used as stored")
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise DataError(
-            path,
-            f"scl_slope is {slope}, scl_inter {inter}: the intensities are undefined",
-            "write the file again",
-        )
+        problem = f"scl_slope is {slope}, scl_inter {inter}: the intensities are undefined"
+        raise DataError(path, problem, "write the file again")
     return slope, inter
 
 
 def _affine(path: Path, header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
     """Voxel index -> mm: the sform, else the qform, as the standard defines."""
-    sizes = [float(size) for size in header["pixdim"][1:4]]
-    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
-    valid = {name: 0 < code <= _MAX_FORM_CODE for name, code in codes.items()}
-    odd = [name for name, code in codes.items() if not 0 <= code <= _MAX_FORM_CODE]
-    warnings += [
-        f"{name}_code is {codes[name]}, which is not defined; the {name} was ignored" for name in odd
-    ]
-    has_sform, qform = valid["sform"], None
-    if not has_sform and min(sizes) < 0:  # readers differ on the direction of such an axis
-        raise DataError(
-            path,
-            f"a voxel size is negative, pixdim is {sizes}",
-            "write the file again with its true geometry",
-        )
-    try:
-        qform = _qform(header, warnings) if valid["qform"] else None
-        affine = header.get_sform() if has_sform else header.get_base_affine() if qform is None else qform
-        if odd and not any(valid.values()):  # readers differ on whether they use such a form
-            used = [name for name in odd if codes[name] > 0]
-            for form in [header.get_sform() if name == "sform" else _qform(header, []) for name in used]:
-                if not corner_distance(form, affine, header["dim"][1:4]) < 0.1 * min(sizes):
-                    raise ValueError(
-                        f"{odd[0]}_code is {codes[odd[0]]}, which is not defined, "
-                        "and without it there is no orientation"
-                    )
-    except ValueError as error:
-        if not has_sform:
-            raise DataError(
-                path, f"the orientation in the header is impossible ({error})", "write the file again"
-            ) from None
-        warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was used")
-        affine = header.get_sform()
+    sform, qform = _forms(path, header, warnings)
     unit = int(header["xyzt_units"]) & 7
     to_mm = _UNIT_MM.get(unit, 1.0)
-    affine = np.array(affine, dtype=np.float64)
+    form = header.get_base_affine() if sform is None and qform is None else qform if sform is None else sform
+    affine = np.array(form, dtype=np.float64)
     affine[:3] *= to_mm
-    sizes_mm = np.abs(sizes) * to_mm
+    sizes_mm = np.abs(np.array(header["pixdim"][1:4], dtype=np.float64)) * to_mm
     if not np.isfinite(affine).all():
-        raise DataError(
-            path, "the affine contains NaN or infinity", "write the file again with its true geometry"
-        )
+        raise DataError(path, "the affine contains NaN or infinity", _TRUE_GEOMETRY)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
-        raise DataError(
-            path,
-            f"the affine is singular (spacing {spacing.round(4).tolist()} mm)",
-            "write the file again with its true geometry",
-        )
+        problem = f"the affine is singular (spacing {spacing.round(4).tolist()} mm)"
+        raise DataError(path, problem, _TRUE_GEOMETRY)
     if unit in _UNIT_MM:
         warnings.append(f"the header is in {'metres' if unit == 1 else 'micrometres'}; converted to mm")
-    if not has_sform and qform is None:
+    if sform is None and qform is None:
         lost = f", and so is the voxel size of 1 mm; {_GIVE_SIZE}" if np.all(sizes_mm == 1) else ""
         warnings.append(f"neither sform nor qform: the orientation is a guess{lost}")
     axes = affine[:3, :3] / spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > 0.01:
         warnings.append("the axes are not orthogonal (shear)")
     apart = 0.0
-    if has_sform and qform is not None:
+    if sform is not None and qform is not None:
         qform[:3] *= to_mm
         apart = corner_distance(qform, affine, header["dim"][1:4])
     if apart > 0.5 * spacing.min():
-        warnings.append(
-            f"qform and sform differ; the sform was used (corners differ by up to {apart:.3g} mm)"
-        )
-    elif has_sform and not np.allclose(sizes_mm, spacing, rtol=0.05):
-        warnings.append(
-            f"pixdim has voxels of {_mm(sizes_mm)}, the sform of {_mm(spacing)}; the sform was used"
-        )
+        corners = f"corners differ by up to {apart:.3g} mm"
+        warnings.append(f"qform and sform differ; the sform was used ({corners})")
+    elif sform is not None and not np.allclose(sizes_mm, spacing, rtol=0.05):
+        voxels = f"voxels of {_mm(sizes_mm)}, the sform of {_mm(spacing)}"
+        warnings.append(f"pixdim has {voxels}; the sform was used")
     warnings.extend(spacing_warnings(affine))
     return affine
+
+
+def _forms(
+    path: Path, header: nibabel.Nifti1Header, warnings: list[str]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The sform and the qform, each None if the header has none. DataError if they are impossible."""
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
+    has_sform, has_qform = (0 < code <= _MAX_FORM_CODE for code in codes.values())
+    odd = [name for name, code in codes.items() if not 0 <= code <= _MAX_FORM_CODE]
+    warnings += [
+        f"{name}_code is {codes[name]}, which is not defined; the {name} was ignored" for name in odd
+    ]
+    if not has_sform and min(sizes) < 0:  # readers differ on the direction of such an axis
+        raise DataError(path, f"a voxel size is negative, pixdim is {sizes}", _TRUE_GEOMETRY)
+    sform, qform = header.get_sform() if has_sform else None, None
+    try:
+        qform = _qform(header, warnings) if has_qform else None
+        if not has_sform and not has_qform:
+            _refuse_needed_forms(header, {name: codes[name] for name in odd}, min(sizes))
+    except ValueError as error:
+        if not has_sform:
+            problem = f"the orientation in the header is impossible ({error})"
+            raise DataError(path, problem, "write the file again") from None
+        warnings.append(f"the qform is impossible ({error}) and was ignored; the sform was used")
+    return sform, qform
+
+
+def _refuse_needed_forms(header: nibabel.Nifti1Header, odd: Mapping[str, int], size: float) -> None:
+    """ValueError if a form with an undefined code differs from the guess: readers differ on its use."""
+    for name, code in odd.items():
+        if code > 0:
+            form = header.get_sform() if name == "sform" else _qform(header, [])
+            if not corner_distance(form, header.get_base_affine(), header["dim"][1:4]) < 0.1 * size:
+                first, value = next(iter(odd.items()))
+                undefined = f"{first}_code is {value}, which is not defined"
+                raise ValueError(f"{undefined}, and without it there is no orientation")
 
 
 def _qform(header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
@@ -272,20 +257,15 @@ def spacing_warnings(affine: np.ndarray) -> list[str]:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     warnings = []
     if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
-        warnings.append(
-            f"the affine is the identity (1 mm voxels, origin 0): the voxel size may be lost; {_GIVE_SIZE}"
-        )
+        identity = "the affine is the identity (1 mm voxels, origin 0)"
+        warnings.append(f"{identity}: the voxel size may be lost; {_GIVE_SIZE}")
     low, high = _PLAUSIBLE_MM
     if spacing.min() < low or spacing.max() > high:
-        warnings.append(
-            f"implausible voxels of {_mm(spacing)}: is the unit wrong? "
-            "if the size is known, prepare with assume_spacing_mm"
-        )
+        remedy = "if the size is known, prepare with assume_spacing_mm"
+        warnings.append(f"implausible voxels of {_mm(spacing)}: is the unit wrong? {remedy}")
     elif spacing.max() > 3 * spacing.min():
-        to = np.maximum(spacing, spacing.max() / 3)
-        warnings.append(
-            f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {_mm(to).removesuffix(' mm')}"
-        )
+        to = _mm(np.maximum(spacing, spacing.max() / 3)).removesuffix(" mm")
+        warnings.append(f"strongly anisotropic: {_mm(spacing)}; a spacing to use: {to}")
     return warnings
 
 

@@ -28,9 +28,8 @@ def open_regular(path: Path, needed: str = "") -> int:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise DataError(
-            path, f"is {('a folder' if stat.S_ISDIR(mode) else 'a pipe or a device')}, not a file{remedy}"
-        )
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise DataError(path, f"is {kind}, not a file{remedy}")
     return descriptor
 
 
@@ -38,9 +37,8 @@ def why_absent(path: Path) -> str:
     """Describe a missing file: it does not exist, or it is a broken link, as in a clone by datalad."""
     if not path.is_symlink():
         return "there is no such file"
-    return (
-        f"is a link to a missing file; {FETCH if is_annexed(path) else 'fetch the file, or correct the link'}"
-    )
+    remedy = FETCH if is_annexed(path) else "fetch the file, or correct the link"
+    return f"is a link to a missing file; {remedy}"
 
 
 def is_annexed(path: Path) -> bool:

@@ -36,12 +36,9 @@ def refuse_too_little(batch_bytes: int, workers: int) -> None:
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     needed, free = ranks * (PREFETCHED * workers + HELD) * batch_bytes, free_shared_bytes()
     if workers and free is not None and free < needed:
-        others = f" of {ranks} ranks" if ranks > 1 else ""
-        raise MachineError(
-            problem=f"shared memory is full or too small: {workers} workers{others} need "
-            f"{format_size(needed)} in {PLACE}, {format_size(free)} are free",
-            remedy=REMEDY,
-        )
+        users = f"{workers} workers" + (f" of {ranks} ranks" if ranks > 1 else "")
+        sizes = f"need {format_size(needed)} in {PLACE}, {format_size(free)} are free"
+        raise MachineError("", f"shared memory is full or too small: {users} {sizes}", REMEDY)
 
 
 def shared_memory_now(batch_bytes: int) -> str:

@@ -32,11 +32,10 @@ def read_rows(path: Path) -> tuple[list[str], dict[int, list[str]]]:
     text = _text(path, read_regular(path, "needed is a table"))
     header, _, rest = text.partition("\n")
     line, named = 1, _DELIMITER.fullmatch(header.rstrip("\r"))
+    delimiter = max(",;\t|", key=header.count)
     if named:  # Excel's first line, which sets the delimiter of the others
         text, line = rest, 2
         delimiter = "\t" if named[1] == "\\t" else named[1]
-    else:
-        delimiter = max(",;\t|", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     above = line - 1
     rows: dict[int, list[str]] = {}
@@ -63,10 +62,9 @@ def _text(path: Path, raw: bytes) -> str:
             raise DataError(f"{path}:{line}", "a zero byte (UTF-16?)", "save the table as UTF-8")
         return text
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}", "the text is not UTF-8 (latin-1?)", "save the table as UTF-8"
-        ) from None
+        line = 1 + raw.count(b"\n", 0, error.start)
+        problem = "the text is not UTF-8 (latin-1?)"
+        raise DataError(f"{path}:{line}", problem, "save the table as UTF-8") from None
 
 
 def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[int, list[str]]]:
@@ -77,12 +75,9 @@ def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[in
         while len(cells) > len(names) and not cells[-1]:  # delimiters at the end of the line
             cells.pop()
         if len(cells) != len(names):
-            is_long = len(cells) > len(names)
-            remedy = (
-                "quote cells that contain the delimiter, close quotes"
-                if is_long
-                else "add the missing delimiters"
-            )
+            remedy = "add the missing delimiters"
+            if len(cells) > len(names):
+                remedy = "quote cells that contain the delimiter, close quotes"
             raise DataError(f"{path}:{line}", f"{len(cells)} cells under {len(names)} column names", remedy)
     # Columns without a name and without values: a delimiter at the end of each line.
     spare = [i for i, name in enumerate(names) if not name and not any(cells[i] for cells in rows.values())]
@@ -94,9 +89,8 @@ def _checked(path: Path, rows: dict[int, list[str]]) -> tuple[list[str], dict[in
         for cells in rows.values():
             del cells[i]
     if "" in names:
-        raise DataError(
-            f"{path}:{head}", f"column {names.index('') + 1} has no name", "give it one, or delete it"
-        )
+        problem = f"column {names.index('') + 1} has no name"
+        raise DataError(f"{path}:{head}", problem, "give it one, or delete it")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}:{head}", f"columns {twice} occur twice", "keep one of each")

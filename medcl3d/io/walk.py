@@ -29,8 +29,7 @@ def files_under(root: Path, closed: Callable[[OSError], object] | None = None) -
     Raises DataError if `root` is not a folder.
     """
     for folder, names in folders_under(root, closed):
-        parent = Path(folder)
-        yield from (parent / name for name in names)
+        yield from (Path(folder, name) for name in names)
 
 
 def folders_under(
@@ -90,10 +89,8 @@ def skipped_notes(
         elif problem := _other_format(root / path):
             others.add(problem, str(path))
     for error in closed:
-        folders.add(
-            f"folders cannot be read: {error.strerror or error}",
-            os.path.relpath(error.filename or root, root),
-        )
+        name = os.path.relpath(error.filename or root, root)
+        folders.add(f"folders cannot be read: {error.strerror or error}", name)
     return [*volumes.notes(), *others.notes(), *folders.notes()]
 
 

@@ -22,7 +22,9 @@ def corresponding_crops(
     best: tuple[float, Box, Box] | None = None
     for _ in range(TRIES):
         box = random_box(collection, scan, rng)
-        position = collection.matched(scan, other, box.center) + rng.uniform(-jitter_mm, jitter_mm, 3)
+        position = collection.corresponding_point(scan, other, box.center) + rng.uniform(
+            -jitter_mm, jitter_mm, 3
+        )
         start, miss_mm = start_at(collection, other, position)
         if best is None or miss_mm < best[0]:
             best = miss_mm, box, Box(triple(start), collection.patch_size)

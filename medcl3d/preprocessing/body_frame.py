@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,15 @@ from medcl3d.core.body_coordinates import middle_of_body
 from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import write_json
 from medcl3d.io.progress import titled_bar
-from medcl3d.preprocessing.register import register
-from medcl3d.preprocessing.workers import each
-from medcl3d.store.quantise import AS_STORED, unpack
-from medcl3d.store.registered import REGISTERED, read_registered
-from medcl3d.store.stored_scan import open_stored, stored_names
+from medcl3d.preprocessing.workers import in_parallel
+from medcl3d.store.quantise import unpack
+from medcl3d.store.stored_scan import (
+    REGISTERED,
+    open_stored,
+    read_description,
+    read_registered,
+    scaling_of,
+)
 
 NUM_NAMED = 5
 Description = Mapping[str, Any]
@@ -41,7 +44,7 @@ def register_bodies(
         table = table[table["atlas"] == ""]
     if not len(table):
         return
-    described = {scan: _description(out, scan) for scan in table["scan"]}
+    described = {scan: read_description(out, scan) for scan in table["scan"]}
     frequency = table["modality"].value_counts()
     order = table.assign(rank=-table["modality"].map(frequency)).sort_values(["rank", "modality", "scan"])
     of_train = order[order["patient"].isin(train)]
@@ -49,15 +52,16 @@ def register_bodies(
     before = read_registered(out)
     chosen = order.drop_duplicates("frame")
     one_of = dict(zip(chosen["frame"], chosen["scan"], strict=True))
-    found = {
-        scan: before[scan]
-        for scan in one_of.values()
-        if _is_current(before.get(scan), described[scan], described[reference])
-    }
+    found = {}
+    for scan in one_of.values():
+        entry, hashes = before.get(scan, {}), _hashes(described[scan], described[reference])
+        if entry.get("registered") == scan and hashes.items() <= entry.items():
+            found[scan] = entry
     left = [scan for scan in one_of.values() if scan not in found]
     run = partial(_registered, out=out, reference=described[reference])
     with titled_bar("registering bodies", len(left)) as advance:
-        for entry in each(run, [described[scan] for scan in left], workers, lambda about: str(about["scan"])):
+        todo = [described[scan] for scan in left]
+        for entry in in_parallel(run, todo, workers, lambda about: str(about["scan"])):
             found[entry["scan"]] = entry
             advance("registering bodies")
     for scan, frame in zip(order["scan"], order["frame"], strict=True):
@@ -72,36 +76,23 @@ def register_bodies(
     say(f"body coordinates: {len(found)} scans registered to {reference}{gain}; {len(failed)} failed")
 
 
-def _description(out: Path, scan: str) -> Description:
-    found: Description = json.loads((out / "store" / stored_names(scan)[2]).read_text())
-    return found
-
-
 def _reference(rows: pd.DataFrame, described: Mapping[str, Description]) -> str:
     """Of the scans of the first modality, the one whose body is nearest to the median extent, in mm."""
     rows = rows[rows["modality"] == rows["modality"].iloc[0]]
-    extents = np.array([_extent_mm(described[scan]) for scan in rows["scan"]])
+    boxes = np.array([described[scan]["body"]["box"] for scan in rows["scan"]])
+    affines = np.array([described[scan]["affine"] for scan in rows["scan"]])
+    extents = (boxes[:, 1] - boxes[:, 0]) * np.linalg.norm(affines[:, :3, :3], axis=1)
     distance = np.abs(np.log(extents / np.median(extents, axis=0))).sum(1)
     return str(rows["scan"].iloc[int(distance.argmin())])
-
-
-def _extent_mm(about: Description) -> np.ndarray:
-    low, high = np.array(about["body"]["box"])
-    extent: np.ndarray = (high - low) * np.linalg.norm(np.array(about["affine"])[:3, :3], axis=0)
-    return extent
 
 
 def _middle(about: Description) -> np.ndarray:
     return middle_of_body(np.array(about["affine"]), np.array(about["body"]["box"]))
 
 
-def _is_current(entry: Mapping[str, Any] | None, about: Description, reference: Description) -> bool:
-    return (
-        entry is not None
-        and entry["registered"] == about["scan"]
-        and entry["stored_sha256"] == about["stored_sha256"]
-        and entry["reference_sha256"] == reference["stored_sha256"]
-    )
+def _hashes(about: Description, reference: Description) -> dict[str, Any]:
+    """The content that an entry of registered.json depends on."""
+    return {"stored_sha256": about["stored_sha256"], "reference_sha256": reference["stored_sha256"]}
 
 
 def _registered(about: Description, *, out: Path, reference: Description) -> dict[str, Any]:
@@ -114,26 +105,21 @@ def _registered(about: Description, *, out: Path, reference: Description) -> dic
         "similarity": None,
         "before": None,
         "failed": "",
-        "stored_sha256": about["stored_sha256"],
-        "reference_sha256": reference["stored_sha256"],
+        **_hashes(about, reference),
     }
     if about["scan"] == reference["scan"]:
         return entry
+    from medcl3d.preprocessing.register import register
+
     try:
-        result = register(
-            _volume(out, about),
-            np.array(about["affine"]),
-            _volume(out, reference),
-            np.array(reference["affine"]),
-            np.linalg.inv(to_body) @ middle,
-        )
+        result = register(*_volume(out, about), *_volume(out, reference), np.linalg.inv(to_body) @ middle)
     except DataError as error:
         return {**entry, "failed": str(error)}
     found = {"similarity": result.similarity, "before": result.before}
     return {**entry, **found, "from_world": (to_body @ result.matrix).tolist()}
 
 
-def _volume(out: Path, about: Description) -> np.ndarray:
-    """The first channel of a stored scan, ``Float32[D, H, W]``."""
-    factor, offset = about.get("scaling", AS_STORED)
-    return unpack(open_stored(out, about, is_label=False)[...][0], (float(factor), float(offset)))
+def _volume(out: Path, about: Description) -> tuple[np.ndarray, np.ndarray]:
+    """The first channel of a stored scan, ``Float32[D, H, W]``, and its affine."""
+    stored = open_stored(out, about, is_label=False)[...][0]
+    return unpack(stored, scaling_of(about)), np.array(about["affine"])

@@ -20,12 +20,12 @@ from medcl3d.io.nifti_header import Header
 from medcl3d.io.progress import titled_bar
 from medcl3d.io.regular_file import why_absent
 from medcl3d.io.walk import files_under
+from medcl3d.preprocessing.finish import split_of
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import refuse_foreign
 from medcl3d.preprocessing.prepare import plan_preparation
 from medcl3d.preprocessing.read_scan import num_channels
 from medcl3d.preprocessing.scan_task import ScanTask
-from medcl3d.preprocessing.split import split_of
 
 Say = Callable[[str], None]
 BYTES_PER_VOXEL = 2  # of a stored image, and of a stored label map
@@ -33,7 +33,7 @@ MAX_FAULTS = 10  # reported
 NO_SOURCE_FILE = "the source could not convert it to a file"
 
 
-def forecast(
+def dry_run(
     source: str, root: Path | None, out: Path, given: Mapping[str, Any], options: PrepareOptions, say: Say
 ) -> None:
     """Report what a preparation would do, from the manifest and the headers; voxels are not validated.
@@ -49,7 +49,9 @@ def forecast(
         notes = tuple(map(without_names, manifest.notes))
         manifest = replace(manifest, notes=notes, faults=dict.fromkeys(manifest.faults, NO_SOURCE_FILE))
     _report_collection(manifest, tasks, say)
-    _report_options(options, say)
+    defaults = asdict(PrepareOptions())
+    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
+    say(f"options: {', '.join(changed) or 'defaults'}")
     missing = [] if tasks is None else manifest.missing()
     faults, num_bytes = dict(manifest.faults), 0
     for task, size, fault in _headers([task for task in tasks or () if task.scan not in faults], options):
@@ -71,11 +73,9 @@ def forecast(
     say("patients: " + ", ".join(f"{len(patients)} {side}" for side, patients in split.parts.items()))
     require_writable(out, "--out")
     num_bytes = _bytes_under(root) if tasks is None else num_bytes
-    _check_disk_space(out, num_bytes, options, is_exact=tasks is not None, say=say)
-    say(
-        f"{len(manifest) - len(faults)} scans would be prepared in {out}, {len(faults)} refused; "
-        "nothing was written"
-    )
+    _check_disk_space(out, num_bytes, options, tasks is not None, say)
+    prepared = f"{len(manifest) - len(faults)} scans would be prepared in {out}"
+    say(f"{prepared}, {len(faults)} refused; nothing was written")
 
 
 def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say: Say) -> None:
@@ -90,12 +90,6 @@ def _report_collection(manifest: Manifest, tasks: Sequence[ScanTask] | None, say
     say("modalities: " + ", ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
 
 
-def _report_options(options: PrepareOptions, say: Say) -> None:
-    defaults = asdict(PrepareOptions())
-    changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
-    say(f"options: {', '.join(changed) or 'defaults'}")
-
-
 def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tuple[ScanTask, int, str]]:
     """For each scan, its bytes in a store without compression or cropping, and why it is refused, or ""."""
     with titled_bar("reading headers", len(tasks)) as advance:
@@ -107,23 +101,19 @@ def _headers(tasks: Sequence[ScanTask], options: PrepareOptions) -> Iterator[tup
                     raise DataError(missing[0], why_absent(missing[0]))
                 yield task, _stored_bytes(task, read_header(task.image), options), ""
             except DataError as error:
-                yield task, 0, _redacted(str(error), files) if options.hash_ids else str(error)
+                fault = str(error)
+                for path in files if options.hash_ids else ():
+                    fault = fault.replace(str(path), "a file")
+                yield task, 0, fault
             advance("reading headers")
-
-
-def _redacted(text: str, files: Sequence[Path]) -> str:
-    for path in files:
-        text = text.replace(str(path), "a file")
-    return text
 
 
 def _stored_bytes(task: ScanTask, header: Header, options: PrepareOptions) -> int:
     size = np.array(header.shape[:3], dtype=float)
     if task.spacing_mm is not None:
         # Along the axes of the file, not of the world; the product is the same.
-        size = np.ceil(
-            size * np.array(task.assume_spacing_mm or header.spacing_mm) / np.array(task.spacing_mm)
-        )
+        own_mm = header.spacing_mm if task.assume_spacing_mm is None else np.array(task.assume_spacing_mm)
+        size = np.ceil(size * own_mm / np.array(task.spacing_mm))
     channels = num_channels(task.image, header.shape, options.channels, task.volume)
     return int(size.prod()) * BYTES_PER_VOXEL * (channels + (task.label is not None))
 
@@ -137,29 +127,18 @@ def _bytes_under(root: Path | None) -> int:
     return sum((root / path).stat().st_size for path in files_under(root))
 
 
-def _check_disk_space(
-    out: Path, num_bytes: int, options: PrepareOptions, *, is_exact: bool, say: Say
-) -> None:
+def _check_disk_space(out: Path, num_bytes: int, options: PrepareOptions, is_exact: bool, say: Say) -> None:
     """Compare the size of the store with the free disk space."""
     present = _bytes_under(out / "store") if (out / "store").is_dir() else 0
     if present:
-        say(
-            f"{out}: already contains {format_size(present)} of scans; unchanged scans are not prepared again"
-        )
-    free = free_bytes(out)
+        contained = f"{out}: already contains {format_size(present)} of scans"
+        say(f"{contained}; unchanged scans are not prepared again")
+    size, free = format_size(num_bytes), f"{format_size(free_bytes(out))} are free"
     if not is_exact:
         raw = f"files in {out / 'raw'} and the store take about as much each"
-        size = f"the source has {format_size(num_bytes)}; {raw}; " if num_bytes else ""
-        say(f"{size}{format_size(free)} are free")
+        say(f"the source has {size}; {raw}; {free}" if num_bytes else free)
         return
     smaller = options.crop != "none" or options.store != "npy"
-    say(
-        f"the store would take {'at most' if smaller else 'about'} {format_size(num_bytes)}, "
-        f"{format_size(free)} are free"
-    )
-    if num_bytes - present > free and not smaller:
-        raise MachineError(
-            out,
-            f"{format_size(num_bytes)} are needed, {format_size(free)} are free",
-            "free disk space, or choose another folder",
-        )
+    say(f"the store would take {'at most' if smaller else 'about'} {size}, {free}")
+    if num_bytes - present > free_bytes(out) and not smaller:
+        raise MachineError(out, f"{size} are needed, {free}", "free disk space, or choose another folder")

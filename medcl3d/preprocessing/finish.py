@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,19 @@ from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import write_json, write_text
 from medcl3d.preprocessing.body_frame import register_bodies
 from medcl3d.preprocessing.options import PrepareOptions
-from medcl3d.preprocessing.output_folder import _remove_departed, _remove_unlisted
-from medcl3d.preprocessing.report import _csv
+from medcl3d.preprocessing.output_folder import remove_departed, remove_unlisted
 from medcl3d.preprocessing.scan_task import Outcome
-from medcl3d.preprocessing.split import _draw_options, split_of
 from medcl3d.store.content_hashes import OF_SOURCE, duplicate_groups
-from medcl3d.store.registered import REGISTERED
-from medcl3d.store.splits import Split, write_split
-from medcl3d.store.stored_scan import SCHEMA, stored_names
+from medcl3d.store.splits import (
+    Split,
+    make_folds,
+    make_split,
+    moved_patients,
+    read_previous_split,
+    with_previous_sides,
+    write_split,
+)
+from medcl3d.store.stored_scan import REGISTERED, SCHEMA, read_description
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,52 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
+def _draw_options(options: PrepareOptions) -> dict[str, Any]:
+    """The options that determine how a split is drawn from the patients."""
+    names = ("seed", "test_fraction", "validation_fraction", "folds")
+    return {name: getattr(options, name) for name in names}
+
+
+def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[Split, list[str]]:
+    """The split, and warnings on patients whose side changed. DataError if no valid split exists.
+
+    Patients keep their side in the split.json of `out` if the options that draw it are unchanged and the
+    manifest has no column `split`.
+    """
+    seed, fraction = options.seed, options.validation_fraction
+    if options.folds is not None:
+        split = make_folds(table, folds=options.folds, seed=seed, validation_fraction=fraction)
+    else:
+        test_fraction = options.test_fraction
+        split = make_split(table, test_fraction=test_fraction, seed=seed, validation_fraction=fraction)
+    earlier = read_previous_split(out / "split.json")
+    if earlier is None:
+        return split, []
+    before, drawn = earlier
+    if drawn == _draw_options(options) and not (table["split"] != "").any():
+        split = with_previous_sides(split, before)
+    moved = moved_patients(before, split)
+    if not moved:
+        return split, []
+    named = ", ".join(f"{patient} from {old} to {new}" for patient, old, new in moved[:5])
+    named += ", ..." if len(moved) > 5 else ""
+    warning = f"warning: {len(moved)} patients are on another side of the split than before ({named})"
+    return split, [f"{warning}; repeat pretraining that used them"]
+
+
+def write_report(path: Path, manifest: Manifest, outcomes: Mapping[str, Outcome]) -> None:
+    """Write report.csv, one row per scan."""
+    not_tried = Outcome("", "not tried", "stopped before", ())
+    of_scans = [outcomes.get(scan, not_tried) for scan in manifest.table["scan"]]
+    table = manifest.table.assign(
+        status=[outcome.status for outcome in of_scans],
+        reason=[outcome.reason for outcome in of_scans],
+        warnings=["; ".join(outcome.warnings) for outcome in of_scans],
+    )
+    columns = ["scan", "patient", "status", "reason", "warnings", "path", "label"]
+    write_text(path, table[columns].to_csv(index=False, lineterminator="\n"))
+
+
 def finish(
     out: Path,
     manifest: Manifest,
@@ -50,23 +100,20 @@ def finish(
     say: Callable[[str], None],
 ) -> Prepared:
     """Compare the scans with each other, then complete the store; prepared.json is written last."""
-    described = (json.loads((out / "store" / stored_names(s)[2]).read_text()) for s in table["scan"])
     classes, stored = set[int](), []
-    for about in described:  # one at a time, since whole descriptions take thousands of bytes per scan
+    for scan in table["scan"]:
+        about = read_description(out, scan)  # not kept, since it takes thousands of bytes
         classes.update(int(value) for value in about.get("class_voxels", {}))
         stored.append({name: about[name] for name in ("scan", "shape", *OF_SOURCE) if name in about})
     channels = Counter(s["shape"][0] for s in stored)
     if len(channels) > 1:
         example = {n: next(s["scan"] for s in stored if s["shape"][0] == n) for n in channels}
-        raise DataError(
-            out,
-            f"scans differ in their number of channels {dict(channels)} (for example {example})",
-            "prepare them in separate folders",
-        )
+        problem = f"scans differ in their number of channels {dict(channels)} (for example {example})"
+        raise DataError(out, problem, "prepare them in separate folders")
     split, moves = split_of(table, options, out)
     warnings = _duplicates(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
-    write_text(out / "manifest.csv", _csv(list(table.columns), table.to_numpy().tolist()))
+    write_text(out / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
     write_split(out / "split.json", split, options.seed, _draw_options(options))
     if options.body_coordinates == "affine":
         register_bodies(out, table, split.train, options.workers, say)
@@ -77,12 +124,12 @@ def finish(
         "source": origin,
         "num_channels": next(iter(channels)),
         "label_names": names,
-        "options": json.loads((out / "store" / stored_names(stored[0]["scan"])[2]).read_text())["options"],
+        "options": read_description(out, stored[0]["scan"])["options"],
     }
     write_json(out / "prepared.json", summary)
-    departed = _remove_departed(out / "store", table["scan"], options.store)
+    departed = remove_departed(out / "store", table["scan"], options.store)
     if manifest.root == out / "raw":
-        _remove_unlisted(manifest)
+        remove_unlisted(manifest)
     counts = Counter(o.status for o in outcomes.values())
     num_unchanged = sum(o.was_unchanged for o in outcomes.values())
     grouped = summarise_warnings(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
@@ -99,13 +146,9 @@ def finish(
 def _missing_cells(table: pd.DataFrame) -> list[str]:
     """Notes on columns with missing values, which metadata strategies ignore or learn less from."""
     has_labels = (table["label"] != "").any()
-    names = [
-        name for name in table if name not in (*PATH_COLUMNS, "split") or (name == "label" and has_labels)
-    ]
-    counts = {name: int(table[name].isin(MISSING).sum()) for name in names}
-    return [
-        f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count > 0
-    ]
+    ignored = {*PATH_COLUMNS, "split"} - ({"label"} if has_labels else set())
+    counts = {name: int(table[name].isin(MISSING).sum()) for name in table if name not in ignored}
+    return [f"{name} is missing in {count} of {len(table)} scans" for name, count in counts.items() if count]
 
 
 def _duplicates(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Split) -> tuple[str, ...]:
@@ -121,13 +164,9 @@ def _duplicates(stored: Sequence[dict[str, Any]], table: pd.DataFrame, split: Sp
         if len(patients) < 2:
             continue
         scans = ", ".join(f"{stored[row]['scan']} of {owner[row]}" for row in rows)
-        if (
-            len(sides := [name for name in split.parts if name in {side[patient] for patient in patients}])
-            > 1
-        ):
-            raise DataError(
-                problem=f"{what} is in {' and in '.join(sides)}: {scans}",
-                remedy="give both scans the same patient, or remove one",
-            )
+        sides = [name for name in split.parts if name in {side[patient] for patient in patients}]
+        if len(sides) > 1:
+            problem = f"{what} is in {' and in '.join(sides)}: {scans}"
+            raise DataError("", problem, "give both scans the same patient, or remove one")
         lines.append(f"{what} under two patients: {scans}")
     return tuple(lines)

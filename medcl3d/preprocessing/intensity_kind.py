@@ -40,10 +40,8 @@ def mask_levels(channel: np.ndarray, kind: Kind) -> Levels | None:
     low, high = float(channel.min()), float(channel.max())
     if kind == "none" or low == high or (kind == "ct" and low < 0):
         return None
-    for values in (
-        channel.reshape(-1)[:: 64 * _STRIDE],
-        channel,
-    ):  # a few voxels suffice to exclude most scans
+    # A few voxels suffice to exclude most scans.
+    for values in (channel.reshape(-1)[:: 64 * _STRIDE], channel):
         if not ((values == low) | (values == high)).all():
             return None
     return low, high
@@ -52,24 +50,18 @@ def mask_levels(channel: np.ndarray, kind: Kind) -> Levels | None:
 def kind_warnings(voxels: np.ndarray, kind: Kind) -> list[str]:
     """A warning if ``Float32[C, X, Y, Z]`` as MR looks like HU, as CT does not, or has only two values."""
     if any(mask_levels(channel, kind) for channel in voxels):
-        return [
-            f"only two values, {voxels.min():g} and {voxels.max():g}: it is a mask, and stored as 0 and 1"
-        ]
+        two = f"{voxels.min():g} and {voxels.max():g}"
+        return [f"only two values, {two}: it is a mask, and stored as 0 and 1"]
     values = voxels.reshape(-1)[::_STRIDE]
     low, median, high = (float(v) for v in np.percentile(values, (0.5, 50, 99.5)))
     of_values = f"values from {low:.4g} to {high:.4g}"
-    # HU: air -1000, outside of the scanner's circle down to -3024, fat and water about 0, bone and metal
-    # above.
+    # HU: air -1000, outside the scanner's circle down to -3024, fat and water about 0, bone and metal above.
     if kind == "mri" and -3100 <= low <= -800 and 50 <= high <= 5000:
-        return [
-            f"{of_values} look like CT in HU but are treated as MR; "
-            "name the modality CT, or prepare with intensity=ct"
-        ]
+        remedy = "name the modality CT, or prepare with intensity=ct"
+        return [f"{of_values} look like CT in HU but are treated as MR; {remedy}"]
     if kind == "ct" and (values.min() >= 0 or high - low < 30 or not -1100 <= median <= 3100):
-        return [
-            f"{of_values} do not look like HU (air -1000, water 0): are slope and intercept lost? "
-            "set intensity if this is not CT"
-        ]
+        doubt = "are slope and intercept lost? set intensity if this is not CT"
+        return [f"{of_values} do not look like HU (air -1000, water 0): {doubt}"]
     return []
 
 
@@ -82,7 +74,6 @@ def label_warnings(voxels: np.ndarray) -> list[str]:
     found = np.unique(values)
     if len(found) > _FEW_VALUES or (found != np.round(found)).any():
         return []
-    return [
-        f"contains only {len(found)} whole numbers, {found[0]:g} to {found[-1]:g}: a label map or a shape, "
-        "not an image; name label maps in a table, or use source=folder with label="
-    ]
+    whole = f"contains only {len(found)} whole numbers, {found[0]:g} to {found[-1]:g}"
+    remedy = "name label maps in a table, or use source=folder with label="
+    return [f"{whole}: a label map or a shape, not an image; {remedy}"]

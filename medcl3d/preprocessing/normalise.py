@@ -41,16 +41,17 @@ def normalise(
     ct    a window in HU to [-1, 1]
     none  unchanged
     """
-    channels = [
-        _channel(channel, kind, body, percentiles, window_hu)
-        if of is None
-        else (*of, 1 / (of[1] - of[0]), -of[0] / (of[1] - of[0]), 0.0)
-        for channel, of in zip(voxels, levels or [None] * len(voxels), strict=True)
-    ]
+    channels = []
+    for channel, of in zip(voxels, levels or [None] * len(voxels), strict=True):
+        if of is None:
+            channels.append(_channel(channel, kind, body, percentiles, window_hu))
+        else:
+            low, high = of
+            channels.append((low, high, 1 / (high - low), -low / (high - low), 0.0))
     pairs = zip(voxels, channels, strict=True)
     out = np.stack([np.clip(v, low, high) * scale + shift for v, (low, high, scale, shift, _) in pairs])
-    low, high, scale, shift, fill = (tuple(float(c[i]) for c in channels) for i in range(5))
-    return out.astype(np.float32), Normalisation(kind, low, high, scale, shift, fill)
+    fields = (tuple(map(float, values)) for values in zip(*channels, strict=True))
+    return out.astype(np.float32), Normalisation(kind, *fields)
 
 
 def _channel(

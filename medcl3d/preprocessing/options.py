@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -107,18 +107,19 @@ def prepare_options(source: str, given: Mapping[str, Any]) -> ParsedOptions:
     """
     if source not in SOURCES.names():
         parse_choice(SOURCES, source, {}, "prepare")  # raises with the list of sources
+    place, common = f"prepare {source}", [f.name for f in dataclasses.fields(PrepareOptions)]
+    own = refuse_unknown(given, source, common, place)
+    fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, place)
+    options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, place)
+    return ParsedOptions(fields.fields, options)
+
+
+def refuse_unknown(given: Iterable[str], source: str, common: Sequence[str], place: str) -> list[str]:
+    """The names of a source's fields. ConfigError for an option that is neither one of them nor `common`."""
     own = [spec.name for spec in describe(SOURCES, source)]
-    common = [f.name for f in dataclasses.fields(PrepareOptions)]
     for key in given:
         if key not in own and key not in common:
+            problem = f"unknown option{did_you_mean(key, [*own, *common])}"
             listed = f"of {source}: {', '.join(own) or 'none'}; of any source: {', '.join(common)}"
-            raise ConfigError(
-                key,
-                None,
-                f"unknown option{did_you_mean(key, [*own, *common])}",
-                listed,
-                place=f"prepare {source}",
-            )
-    fields = parse_choice(SOURCES, source, {k: v for k, v in given.items() if k in own}, f"prepare {source}")
-    options = parse({k: v for k, v in given.items() if k in common}, PrepareOptions, f"prepare {source}")
-    return ParsedOptions(fields.fields, options)
+            raise ConfigError(key, None, problem, listed, place=place)
+    return own

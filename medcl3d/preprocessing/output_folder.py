@@ -33,13 +33,9 @@ def open_folder(
         raise DataError(started, "is damaged", f"delete {out} and prepare again") from None
     if before is not None:
         if _with_defaults(before["source"]) != origin:
-            raise ConfigError(
-                problem=f"was prepared from {before['source']['name']} {before['source']['root']} with "
-                f"{before['source']['fields']}, not from {origin['name']} {origin['root']} with "
-                f"{origin['fields']}",
-                remedy="choose another folder, or delete that one",
-                place=out,
-            )
+            then, now = ("{name} {root} with {fields}".format(**of) for of in (before["source"], origin))
+            remedy = "choose another folder, or delete that one"
+            raise ConfigError(problem=f"was prepared from {then}, not from {now}", remedy=remedy, place=out)
         # Older files have no entry for the container, which was always npy.
         previous = {"store": "npy", **before["options"]} if before["options"] else {}
         options = options or previous
@@ -47,7 +43,8 @@ def open_folder(
             changed = [k for k in options if previous.get(k) != options[k]]
             (out / "prepared.json").unlink(missing_ok=True)  # a half-changed store must not open
             if "store" in changed:
-                _remove_arrays(out / "store", previous["store"])
+                for path in (out / "store").glob(f"*{SUFFIXES[previous['store']]}"):
+                    path.unlink()
             say(f"{out}: other {', '.join(changed)} than before; all scans are prepared again")
     write_json(started, {"schema": SCHEMA, "source": origin, "options": options})
 
@@ -62,54 +59,36 @@ def refuse_foreign(out: Path, root: Path | None) -> None:
     for files converted from the source, contains the source itself.
     """
     if root is not None and root.resolve().is_relative_to(raw := (out / "raw").resolve()):
-        raise ConfigError(
-            problem=f"would write into {raw}, which contains the source",
-            remedy="choose a folder beside it",
-            place=f"--out {out}",
-        )
+        problem = f"would write into {raw}, which contains the source"
+        raise ConfigError(problem=problem, remedy="choose a folder beside it", place=f"--out {out}")
     if (out / "preparing.json").exists():
         return
-    paths = {name: out / name for name in OUTPUT_NAMES}
-    found = [
-        name for name, path in paths.items() if path.is_file() or (path.is_dir() and any(path.iterdir()))
-    ]
+    paths = [out / name for name in OUTPUT_NAMES]
+    found = [path.name for path in paths if path.is_file() or (path.is_dir() and any(path.iterdir()))]
     if found:
-        raise ConfigError(
-            problem=f"contains {', '.join(found)} that `medcl3d prepare` did not write",
-            remedy="choose an empty folder",
-            place=f"--out {out}",
-        )
+        problem = f"contains {', '.join(found)} that `medcl3d prepare` did not write"
+        raise ConfigError(problem=problem, remedy="choose an empty folder", place=f"--out {out}")
 
 
 def refuse_report_over(report: Path) -> None:
     """ConfigError if the report of a check would overwrite files of a prepared folder."""
     folder, names = (report.parent, (report.name,)) if report.suffix == ".csv" else (report, OUTPUT_NAMES)
     if (folder / "preparing.json").exists() and set(names) & set(OUTPUT_NAMES):
-        raise ConfigError(
-            problem="was written by `medcl3d prepare`",
-            remedy="choose another path",
-            place=f"--report {report}",
-        )
+        problem = "was written by `medcl3d prepare`"
+        raise ConfigError(problem=problem, remedy="choose another path", place=f"--report {report}")
 
 
 def _with_defaults(origin: dict[str, Any]) -> dict[str, Any]:
     """A source description from an earlier version, completed with the defaults of newer fields."""
     try:
-        fields = (
-            SOURCES.schema(origin["name"]).validate_python(dict(origin["fields"])).model_dump(mode="json")
-        )
+        validated = SOURCES.schema(origin["name"]).validate_python(dict(origin["fields"]))
+        fields = validated.model_dump(mode="json")
     except (ConfigError, ValueError, KeyError, TypeError):  # refused by this version: compare it unchanged
         return origin
     return {**origin, "fields": json.loads(json.dumps(fields))}
 
 
-def _remove_arrays(store: Path, container: Container) -> None:
-    """Remove arrays in a container that is no longer used."""
-    for path in store.glob(f"*{SUFFIXES[container]}"):
-        path.unlink()
-
-
-def _remove_departed(store: Path, scans: Iterable[str], container: Container) -> list[str]:
+def remove_departed(store: Path, scans: Iterable[str], container: Container) -> list[str]:
     """Remove stored scans that left the collection (a patient withdrew); a note with their number."""
     kept = {name for scan in scans for name in stored_names(scan, container)}
     ends = (SUFFIXES[container], ".json")
@@ -117,22 +96,18 @@ def _remove_departed(store: Path, scans: Iterable[str], container: Container) ->
     for path in departed:
         path.unlink()
     num = sum(path.name.endswith(ends[0]) and not path.name.endswith(f".label{ends[0]}") for path in departed)
-    if not num:
-        return []
-    return [
-        f"{num} scans are no longer in the collection, or are refused now: their stored files were removed"
-    ]
+    note = f"{num} scans are no longer in the collection, or are refused now: their stored files were removed"
+    return [note] if num else []
 
 
-def _remove_unlisted(manifest: Manifest) -> None:
+def remove_unlisted(manifest: Manifest) -> None:
     """Remove files and links in `raw` of scans that are no longer in the source."""
     listed = {text for column in PATH_COLUMNS if column in manifest.table for text in manifest.table[column]}
     for path in list(manifest.root.rglob("*")):
         if path.name.endswith(VOLUMES) and path.relative_to(manifest.root).as_posix() not in listed:
             path.unlink()
-            path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json").unlink(
-                missing_ok=True
-            )
+            stem = path.name.removesuffix(".gz").removesuffix(".nii")
+            path.with_name(f"{stem}.json").unlink(missing_ok=True)
 
 
 def remove_partial_files(out: Path) -> None:

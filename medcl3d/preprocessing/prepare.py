@@ -14,16 +14,15 @@ from medcl3d.config.choices import parse_choice
 from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.pseudonymise import hidden
+from medcl3d.datasets.pseudonymise import pseudonymised
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.volumes import VOLUME, split_volumes
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.nifti import read_header
-from medcl3d.preprocessing.finish import Prepared, finish
+from medcl3d.preprocessing.finish import Prepared, finish, write_report
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import open_folder, refuse_foreign, remove_partial_files
-from medcl3d.preprocessing.report import write_report
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 from medcl3d.preprocessing.workers import run_tasks
 
@@ -49,15 +48,9 @@ def prepare(
     from filelock import FileLock, Timeout
 
     options = options or PrepareOptions()
-    choice = _choice(source, fields or {})
+    choice = _choice(source, root, fields or {})
     if options.store == "blosc2":
         import_blosc2("store=blosc2")
-    if root is None and source != "simulated":
-        raise ConfigError(
-            problem="ROOT is missing",
-            remedy="only simulated generates its own files",
-            place=f"source {source}",
-        )
     try:
         refuse_foreign(out, root)
         (out / "store").mkdir(parents=True, exist_ok=True)
@@ -66,20 +59,13 @@ def prepare(
             manifest: Manifest = SOURCES.build(choice, *_folders(source, root, out / "raw"))
             read = manifest.root if root is None or manifest.root != out / "raw" else Path(root)
             source_fields = json.loads(json.dumps(choice.fields))
-            origin: dict[str, Any] = {
-                "name": choice.name,
-                "fields": source_fields,
-                "root": str(read.resolve()),
-            }
-            if (
-                options.hash_ids and "hash_ids" not in choice.fields
-            ):  # a source with this field pseudonymises itself
-                manifest, origin["fields"]["hash_ids"] = hidden(manifest, out / "raw"), True
+            origin = {"name": choice.name, "fields": source_fields, "root": str(read.resolve())}
+            if options.hash_ids and "hash_ids" not in choice.fields:  # a source with this field hashes itself
+                manifest, origin["fields"]["hash_ids"] = pseudonymised(manifest, out / "raw"), True
             return _prepare(manifest, origin, out, options, say)
     except Timeout:
-        raise MachineError(
-            out, "another process is preparing this folder", "wait for it, or choose another"
-        ) from None
+        remedy = "wait for it, or choose another"
+        raise MachineError(out, "another process is preparing this folder", remedy) from None
     except OSError as error:
         path, reason = Path(str(error.filename or out)), error.strerror or error
         if not path.absolute().is_relative_to(out.absolute()):
@@ -94,15 +80,10 @@ def plan_preparation(
 
     Tasks are None if their files do not exist yet.
     """
-    choice = _choice(source, fields)
-    if root is None and source != "simulated":
-        raise ConfigError(
-            problem="ROOT is missing",
-            remedy="only simulated generates its own files",
-            place=f"source {source}",
-        )
-    writes_scans = source == "simulated" or len(_folders(source, root, Path())) > 1
-    folders = (None if source == "simulated" else root, None)[: len(_folders(source, root, Path()))]
+    choice = _choice(source, root, fields)
+    num_folders = len(_folders(source, root, Path()))
+    writes_scans = source == "simulated" or num_folders > 1
+    folders = (None if source == "simulated" else root, None)[:num_folders]
     try:
         manifest: Manifest = SOURCES.build(choice, *folders)
         if writes_scans:
@@ -115,27 +96,25 @@ def plan_preparation(
 
 def _folders(source: str, root: Path | None, raw: Path) -> tuple[Path, ...]:
     """The positional arguments of a source: the folder to read, and a folder for scans that it writes."""
-    arguments = [
-        p for p in signature(SOURCES.get(source)).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
-    ]
-    return (raw if root is None else Path(root), raw)[: len(arguments)]
+    arguments = signature(SOURCES.get(source)).parameters.values()
+    num_folders = sum(argument.kind is argument.POSITIONAL_OR_KEYWORD for argument in arguments)
+    return (raw if root is None else Path(root), raw)[:num_folders]
 
 
-def _choice(source: str, fields: Mapping[str, Any]) -> Choice:
-    if source not in SOURCES.names():
-        raise ConfigError(
-            problem=f"source {source!r} is unknown", remedy=f"there are {', '.join(SOURCES.names())}"
-        )
-    return parse_choice(SOURCES, source, fields, f"source {source}")
+def _choice(source: str, root: Path | None, fields: Mapping[str, Any]) -> Choice:
+    """ConfigError for an unknown source, a wrong field, or if its folder is missing."""
+    choice = parse_choice(SOURCES, source, fields, f"source {source}")
+    if root is None and source != "simulated":
+        place, remedy = f"source {source}", "only simulated generates its own files"
+        raise ConfigError(problem="ROOT is missing", remedy=remedy, place=place)
+    return choice
 
 
 def _prepare(
     manifest: Manifest, origin: dict[str, Any], out: Path, options: PrepareOptions, say: Callable[[str], None]
 ) -> Prepared:
     missing = manifest.missing()
-    for note in (
-        manifest.notes
-    ):  # before a possible error: notes on files that were not read may explain missing files
+    for note in manifest.notes:  # before a possible error, since they may explain missing files
         say(note)
     if len(missing) > _allowed(manifest, options):
         correct = "" if len(manifest.links(missing)) == len(missing) else "; correct the paths"
@@ -146,22 +125,19 @@ def _prepare(
         for note in manifest.notes[num_notes:]:
             say(note)
     allowed = _allowed(manifest, options)
-    refused = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
-    tasks = [task for task in _tasks(manifest, options) if task.scan not in refused]
-    outcomes: dict[str, Outcome] = refused
+    outcomes = {scan: Outcome(scan, "refused", reason, ()) for scan, reason in manifest.faults.items()}
+    tasks = [task for task in _tasks(manifest, options) if task.scan not in outcomes]
     open_folder(out, origin, {**tasks[0].options(), "store": options.store} if tasks else {}, say)
     if tasks:
         for note in _kinds(manifest, options):
             say(note)
-        outcomes = {**refused, **run_tasks(tasks, out / "store", options.workers, allowed - len(refused))}
+        outcomes |= run_tasks(tasks, out / "store", options.workers, allowed - len(outcomes))
     write_report(out / "report.csv", manifest, outcomes)
     bad = [o for o in outcomes.values() if o.status == "refused"]
     if len(bad) > allowed:
-        raise DataError(
-            problem=f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be: {bad[0].reason} "
-            f"(all in {out / 'report.csv'})",
-            remedy="repair them, or raise max_bad_fraction",
-        )
+        count = f"{len(bad)} of {len(manifest)} scans were refused, {allowed} may be"
+        problem = f"{count}: {bad[0].reason} (all in {out / 'report.csv'})"
+        raise DataError("", problem, "repair them, or raise max_bad_fraction")
     table = manifest.table[[outcomes[s].status == "ok" for s in manifest.table["scan"]]]
     if not len(table):
         reasons = [outcome.reason for outcome in outcomes.values()]
@@ -174,22 +150,27 @@ def _allowed(manifest: Manifest, options: PrepareOptions) -> int:
     return max(1, int(options.max_bad_fraction * len(manifest)))
 
 
+_NORMALISATIONS = {"ct": "a window in HU", "mri": "by the values of the body", "none": "values unchanged"}
+
+
 def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
     """A note on the normalisation of each modality, if it follows from the modality's name."""
     if options.intensity != "auto":
         return []
     parts = []
-    for kind, how in (
-        ("ct", "a window in HU"),
-        ("mri", "by the values of the body"),
-        ("none", "values unchanged"),
-    ):
-        names = [
-            name or "no modality" for name in manifest.table["modality"].unique() if kind_of(name) == kind
-        ]
+    modalities = manifest.table["modality"].unique()
+    for kind, how in _NORMALISATIONS.items():
+        names = [name or "no modality" for name in modalities if kind_of(name) == kind]
         if names:
             parts.append(f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} as {kind} ({how})")
     return [f"intensity by the name of the modality: {'; '.join(parts)}"]
+
+
+# Options that are the same for every scan.
+_SHARED = (
+    "assume_spacing_mm", "nonfinite", "channels", "percentiles", "window_hu", "crop", "label_interpolation",
+    "store_as", "store",
+)  # fmt: skip
 
 
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
@@ -199,10 +180,9 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     has_volumes = options.channels == "split" and VOLUME in table
     volumes = map(int, table[VOLUME]) if has_volumes else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
-    if (
-        options.spacing_mm == "median" and options.assume_spacing_mm is None
-    ):  # an assumed spacing is the same for all
+    if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: the same for all
         spacing = _median_spacing(images)
+    shared: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     return [
         ScanTask(
             scan=scan,
@@ -211,17 +191,9 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             atlas=manifest.locate(atlas) if atlas else None,
             kind=kind_of(modality) if options.intensity == "auto" else options.intensity,
             classes=tuple(sorted(manifest.label_names)),
-            assume_spacing_mm=options.assume_spacing_mm,
             spacing_mm=spacing,
-            nonfinite=options.nonfinite,
-            channels=options.channels,
-            percentiles=options.percentiles,
-            window_hu=options.window_hu,
-            crop=options.crop,
-            label_interpolation=options.label_interpolation,
-            store_as=options.store_as,
-            store=options.store,
             volume=volume,
+            **shared,
         )
         for scan, image, label, atlas, modality, volume in zip(
             table["scan"], images, table["label"], atlases, table["modality"], volumes, strict=True

@@ -17,6 +17,8 @@ from medcl3d.io.nifti_header import Header, corner_distance, spacing_warnings
 
 _TOLERANCE = 1e-3  # of a label value: a scale factor or a conversion stays below it, interpolation does not
 _MIN_STEPS = 64  # of float32 between the smallest and the largest value of a scan
+MANY_CHANNELS = 8  # a longer first axis is taken for planes: the largest sets of sequences have fewer
+MANY_CLASSES = 256  # more values in a label map give a warning: the finest atlases in use have fewer
 
 Nonfinite = Literal["error", "zero", "skip"]
 Channels = Literal["error", "all", "fourth", "first", "split"]
@@ -24,13 +26,6 @@ Channels = Literal["error", "all", "fourth", "first", "split"]
 
 class SkippedScan(DataError):
     """A scan that the policy excludes; not a fault of the collection."""
-
-
-MANY_CHANNELS = 8
-"""A longer first axis is taken for planes: the largest sets of sequences in use have fewer channels."""
-
-MANY_CLASSES = 256
-"""More different values in a label map give a warning: the finest atlases in use have fewer."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +64,16 @@ def read_image(
     Raises DataError with the fault; `SkippedScan` if the policy excludes the scan.
     """
     header, raw, digest = read_nifti(path) if volume is None else _read_once(path, path.stat().st_mtime_ns)
-    raw = _with_channels(path, raw, channels, volume)
+    count = num_channels(path, raw.shape, channels, volume)
+    if raw.ndim == 3 or (channels == "split" and volume is not None):
+        raw = raw[None] if raw.ndim == 3 else raw[None, ..., volume]
+    else:
+        raw = np.moveaxis(raw, -1, 0)[:count]
     voxels, warnings = _scaled(path, raw, header.slope, header.inter), list(header.warnings)
     if has_channels_first(header.shape):
         n = header.shape[0]
-        warnings.append(
-            f"channels={channels}: the first axis was taken for {n} planes; "
-            f"if it holds {n} channels, write it last"
-        )
+        taken = f"the first axis was taken for {n} planes"
+        warnings.append(f"channels={channels}: {taken}; if it holds {n} channels, write it last")
     bad = int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
     if bad:
         message = f"{path}: {bad} of {voxels.size} voxels are NaN or infinite"
@@ -88,11 +85,8 @@ def read_image(
         warnings.append(f"{bad} NaN or infinite voxels set to 0")
     for channel, values in enumerate(voxels):
         if values.min() == values.max():
-            raise DataError(
-                path,
-                f"constant: every voxel of channel {channel} is {values.flat[0]:g}",
-                "it contains no image",
-            )
+            problem = f"constant: every voxel of channel {channel} is {values.flat[0]:g}"
+            raise DataError(path, problem, "it contains no image")
     return Volume(voxels, header.affine, bad, volume_hash(digest, volume), tuple(warnings))
 
 
@@ -111,23 +105,17 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     """
     header, raw, digest = read_nifti(path)
     if digest == image.sha256:
-        raise DataError(
-            path, "the label is identical to its image, byte for byte", "name the label map itself"
-        )
+        problem = "the label is identical to its image, byte for byte"
+        raise DataError(path, problem, "name the label map itself")
     shape, expected = raw.shape, image.voxels.shape[1:]
     if shape != expected:
-        raise DataError(
-            path,
-            f"a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}",
-            "pair it with its own image",
-        )
+        problem = f"a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}"
+        raise DataError(path, problem, "pair it with its own image")
     distance = corner_distance(header.affine, image.affine, expected)
     if distance > 0.1 * image.spacing_mm.min():
-        raise DataError(
-            path,
-            f"the label is up to {distance:.3g} mm from its image, whose shape it has",
-            "write it with its image's affine, or pair it with its own image",
-        )
+        problem = f"the label is up to {distance:.3g} mm from its image, whose shape it has"
+        remedy = "write it with its image's affine, or pair it with its own image"
+        raise DataError(path, problem, remedy)
     values = _scaled(path, raw, header.slope, header.inter)
     if not np.isfinite(values).all():
         raise DataError(path, "the label contains NaN or infinity")
@@ -138,11 +126,10 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
         raise DataError(path, f"a label needs whole numbers, found {wrong:.9g}", "was it resampled linearly?")
     noise = [f"label values up to {error.max():.1g} from whole numbers were rounded"] if error.any() else []
     values, found = (np.round(values), np.unique(np.round(found))) if noise else (values, found)
-    if found[0] < 0 or found[-1] > np.iinfo(np.int16).max:
-        most = np.iinfo(np.int16).max
-        raise DataError(
-            path, f"label values from {found[0]:g} to {found[-1]:g}", f"only 0 to {most} are supported"
-        )
+    most = np.iinfo(np.int16).max
+    if found[0] < 0 or found[-1] > most:
+        problem = f"label values from {found[0]:g} to {found[-1]:g}"
+        raise DataError(path, problem, f"only 0 to {most} are supported")
     unknown = [int(v) for v in found if classes and int(v) not in classes]
     if unknown:
         raise DataError(path, f"classes {unknown[:10]} are not declared", f"declared are {sorted(classes)}")
@@ -151,19 +138,9 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     if found[-1] == 0:
         warnings.append("the label is empty")
     if len(found) > MANY_CLASSES:
-        warnings.append(
-            f"the label has {len(found)} different values: is it an image, or one number per object?"
-        )
+        doubt = "is it an image, or one number per object?"
+        warnings.append(f"the label has {len(found)} different values: {doubt}")
     return Volume(values.astype(np.int16)[None], image.affine, 0, digest, tuple(warnings))
-
-
-def verify(path: Path, *, nonfinite: Nonfinite = "error", channels: Channels = "error") -> DataError | None:
-    """Validate an image file; the error, or None."""
-    try:
-        read_image(path, nonfinite=nonfinite, channels=channels)
-    except DataError as error:
-        return error
-    return None
 
 
 @lru_cache(maxsize=1)
@@ -180,37 +157,23 @@ def num_channels(path: Path, shape: tuple[int, ...], channels: Channels, volume:
     if len(shape) == 3:
         return 1
     if has_channels_first(shape) and channels in ("error", "all"):
-        raise DataError(
-            path,
-            f"4-D, {_x(shape)}: the first axis looks like {shape[0]} channels, but in NIfTI the "
-            f"fourth axis holds them, so that {shape[3]} planes would be taken for channels",
-            f"write the file with its first axis last (if that axis holds {shape[0]} planes, set "
-            "channels to split or first if the fourth holds times, to fourth if it holds channels)",
-        )
+        looks = f"the first axis looks like {shape[0]} channels, but in NIfTI the fourth axis holds them"
+        problem = f"4-D, {_x(shape)}: {looks}, so that {shape[3]} planes would be taken for channels"
+        choices = "set channels to split or first if the fourth holds times, to fourth if it holds channels"
+        planes = f"if that axis holds {shape[0]} planes, {choices}"
+        raise DataError(path, problem, f"write the file with its first axis last ({planes})")
     if channels == "first" or (channels == "split" and volume is not None):
         return 1
     if channels == "error":
-        raise DataError(
-            path,
-            f"4-D, {_x(shape)}",
-            "set channels to all if the fourth axis holds channels, to first for its first volume, or to "
-            "split (a time series) for one scan per volume",
-        )
+        choices = "to first for its first volume, or to split (a time series) for one scan per volume"
+        remedy = f"set channels to all if the fourth axis holds channels, {choices}"
+        raise DataError(path, f"4-D, {_x(shape)}", remedy)
     return shape[3]
 
 
 def has_channels_first(shape: tuple[int, ...]) -> bool:
     """Whether the first axis of a 4-D shape looks like channels: short, and shorter than all others."""
     return len(shape) == 4 and shape[0] <= MANY_CHANNELS and shape[0] < min(shape[1:])
-
-
-def _with_channels(path: Path, raw: np.ndarray, channels: Channels, volume: int | None) -> np.ndarray:
-    count = num_channels(path, raw.shape, channels, volume)
-    if raw.ndim == 3:
-        return raw[None]
-    if channels == "split" and volume is not None:
-        return raw[None, ..., volume]
-    return np.moveaxis(raw, -1, 0)[:count]
 
 
 def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarray:
@@ -225,11 +188,8 @@ def _scaled(path: Path, raw: np.ndarray, slope: float, inter: float) -> np.ndarr
             raise DataError(path, f"values up to {largest:g} do not fit float32", "rescale the file")
         step = float(np.spacing(np.float32(largest)))
         if high > low and high - low < _MIN_STEPS * step and (raw.dtype.kind == "f" or step > 1):
-            raise DataError(
-                path,
-                f"values from {low:.12g} to {high:.12g} are too far from 0 for float32 to distinguish",
-                "subtract their offset",
-            )
+            far = "are too far from 0 for float32 to distinguish"
+            raise DataError(path, f"values from {low:.12g} to {high:.12g} {far}", "subtract their offset")
     return np.ascontiguousarray(raw, dtype=np.float32)
 
 

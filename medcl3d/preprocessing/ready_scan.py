@@ -65,24 +65,17 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     remedy = "use store_as=int16" + (" or intensity=mri" if task.kind == "none" else "")
     stored, scaling = pack(voxels, task.store_as, task.image, remedy)
     _refuse_constant(task, stored)
-    warnings = [*_header_warnings(image, own_affine), *kind_warnings(image.voxels, task.kind)]
+    warnings = list(image.warnings)
+    if task.assume_spacing_mm is not None:  # warnings of another voxel size are settled
+        settled = spacing_warnings(image.affine)
+        warnings = [warning for warning in warnings if warning not in settled] + spacing_warnings(own_affine)
+    warnings += kind_warnings(image.voxels, task.kind)
     if task.kind != "none":  # unchanged values may be shapes
         warnings += label_warnings(image.voxels)
-    if (
-        task.store_as == "float16"
-        and np.array_equal(np.round(voxels), voxels)
-        and not np.array_equal(stored, voxels)
-    ):
+    is_whole = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels)
+    if is_whole and not np.array_equal(stored, voxels):
         warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
     return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
-
-
-def _header_warnings(image: Volume, own_affine: np.ndarray) -> list[str]:
-    """Warnings of a file; those of its voxel size only if no other is assumed."""
-    if own_affine is image.affine:
-        return list(image.warnings)
-    settled = spacing_warnings(image.affine)
-    return [*(warning for warning in image.warnings if warning not in settled), *spacing_warnings(own_affine)]
 
 
 def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
@@ -92,15 +85,13 @@ def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:
         what = f"{task.image}: no image is left: every voxel of channel {channel} has the same value"
         if task.kind == "ct":
             low, high = task.window_hu
-            raise DataError(
-                problem=f"{what} in the window from {low:g} to {high:g} HU",
-                remedy="set window_hu, or intensity if this is not CT in HU",
-            )
+            remedy = "set window_hu, or intensity if this is not CT in HU"
+            raise DataError("", f"{what} in the window from {low:g} to {high:g} HU", remedy)
         size = "x".join(map(str, stored.shape[1:]))
         finer = ["a finer spacing_mm"] if task.spacing_mm is not None else []
         finer += ["store_as=int16"] if task.store_as == "float16" else []
         remedy = f"try {' or '.join(finer)}" if finer else "leave the scan out"
-        raise DataError(problem=f"{what} in {size} voxels as {task.store_as}", remedy=remedy)
+        raise DataError("", f"{what} in {size} voxels as {task.store_as}", remedy)
 
 
 def _cropped(
@@ -113,9 +104,5 @@ def _cropped(
     moved[:3, 3] = affine[:3, :3] @ np.array(start) + affine[:3, 3]
     size = tuple(b - a for a, b in zip(start, stop, strict=True))
     mask = None if body.mask is None else body.mask[d, h, w]
-    return (
-        np.ascontiguousarray(voxels[:, d, h, w]),
-        moved,
-        Body(((0, 0, 0), size), body.method, mask),
-        (d, h, w),
-    )
+    inside = Body(((0, 0, 0), size), body.method, mask)
+    return np.ascontiguousarray(voxels[:, d, h, w]), moved, inside, (d, h, w)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from medcl3d.core.errors import DataError
 
@@ -29,6 +32,18 @@ class Registration:
     before: float
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """ITK in one thread, since sums over threads have no fixed order."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+@_one_thread()
 def register(
     moving: np.ndarray,
     moving_affine: np.ndarray,
@@ -45,30 +60,12 @@ def register(
     result is the same each time. DataError if the result is not plausible, or no better than the start.
     Source: Mattes et al., TMI 2003, as in SimpleITK.
     """
-    import SimpleITK as sitk
-
-    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums over threads have no fixed order
-    try:
-        return _register(sitk, moving, moving_affine, fixed, fixed_affine, start)
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
-
-
-def _register(
-    sitk: Any,
-    moving: np.ndarray,
-    moving_affine: np.ndarray,
-    fixed: np.ndarray,
-    fixed_affine: np.ndarray,
-    start: np.ndarray,
-) -> Registration:
-    reference, reference_to_world = _image(sitk, fixed, fixed_affine)
-    image, image_to_world = _image(sitk, moving, moving_affine)
+    reference, reference_to_world = _image(fixed, fixed_affine)
+    image, image_to_world = _image(moving, moving_affine)
     # ITK's transforms map points of the reference to points of the scan.
     inverse = np.linalg.inv(image_to_world) @ np.linalg.inv(start) @ reference_to_world
-    found = _transform(sitk, reference, inverse)
-    method = _method(sitk, found)
+    found = _transform(reference, inverse)
+    method = _method(found)
     method.SetOptimizerAsRegularStepGradientDescent(LEARNING_RATE_MM, MIN_STEP_MM, ITERATIONS, RELAXATION)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([2, 1])
@@ -76,22 +73,20 @@ def _register(
     try:
         before = -method.MetricEvaluate(reference, image)
         method.Execute(reference, image)  # changes `found`
-        similarity = -_method(sitk, found).MetricEvaluate(reference, image)
+        similarity = -_method(found).MetricEvaluate(reference, image)
     except RuntimeError as error:  # a constant image, or nearly all samples outside the scan
         raise DataError(f"the registration failed: {str(error).strip().splitlines()[-1]}") from None
     matrix = reference_to_world @ np.linalg.inv(_matrix(found)) @ np.linalg.inv(image_to_world)
     scales = np.linalg.svd(matrix[:3, :3], compute_uv=False)
     if not SCALES[0] <= scales.min() <= scales.max() <= SCALES[1]:
-        raise DataError(
-            f"the registration scales by {scales.min():.2f} to {scales.max():.2f}, outside {SCALES[0]} to "
-            f"{SCALES[1]}"
-        )
+        found_scales = f"{scales.min():.2f} to {scales.max():.2f}"
+        raise DataError(f"the registration scales by {found_scales}, outside {SCALES[0]} to {SCALES[1]}")
     if not similarity > before:
         raise DataError(f"the registration lowers mutual information, from {before:.3f} to {similarity:.3f}")
     return Registration(matrix, similarity, before)
 
 
-def _image(sitk: Any, volume: np.ndarray, affine: np.ndarray) -> tuple[Any, np.ndarray]:
+def _image(volume: np.ndarray, affine: np.ndarray) -> tuple[Any, np.ndarray]:
     """An image in mm along its own axes (ITK has no sheared ones) at about 4 mm, and those mm -> world mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.transpose(2, 1, 0), dtype=np.float32))
@@ -102,7 +97,7 @@ def _image(sitk: Any, volume: np.ndarray, affine: np.ndarray) -> tuple[Any, np.n
     return image, affine @ np.diag([*(1 / spacing), 1.0])
 
 
-def _method(sitk: Any, transform: Any) -> Any:
+def _method(transform: Any) -> Any:
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -112,7 +107,7 @@ def _method(sitk: Any, transform: Any) -> Any:
     return method
 
 
-def _transform(sitk: Any, reference: Any, matrix: np.ndarray) -> Any:
+def _transform(reference: Any, matrix: np.ndarray) -> Any:
     """The affine ``Float64[4, 4]`` as ITK's, about the middle of the reference."""
     middle = [(n - 1) / 2 for n in reference.GetSize()]
     centre = np.array(reference.TransformContinuousIndexToPhysicalPoint(middle))

@@ -1,4 +1,4 @@
-"""Grids of scans: reorientation to RAS+ and resampling, with the size computed before memory is allocated."""
+"""Reorientation to RAS+ and resampling by TorchIO, with the size computed before memory is allocated."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
 from nibabel.orientations import io_orientation
 
 from medcl3d.core.errors import DataError
-from medcl3d.preprocessing.grid import grid_at
 from medcl3d.preprocessing.read_scan import Volume
 
 LabelInterpolation = Literal["nearest", "linear"]
+FEWEST_TO_SMOOTH = 4  # voxels along an axis that ITK's recursive Gaussian needs
 _COPIES = 4  # float32 copies of the voxels in memory at once: read, resampled, clipped, stacked
 
 
@@ -30,14 +30,11 @@ def refuse_too_large(
     size, _ = grid_at([shape[1 + axis] for axis in order], affine[:, [*order, 3]], spacing_mm)
     needed, available = _COPIES * 4 * shape[0] * size[0] * size[1] * size[2], memory_bytes()
     if needed > available:
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        raise DataError(
-            path,
-            f"voxels of {' x '.join(f'{mm:.3g}' for mm in spacing)} mm: at spacing_mm "
-            f"{list(spacing_mm)} there would be {'x'.join(map(str, size))}, which take {_gb(needed)} "
-            f"of {_gb(available)}",
-            "correct the header, set assume_spacing_mm, or choose a coarser spacing_mm",
-        )
+        own_mm = " x ".join(f"{mm:.3g}" for mm in np.linalg.norm(affine[:3, :3], axis=0))
+        much = f"{'x'.join(map(str, size))}, which take {needed / 1e9:.3g} GB of {available / 1e9:.3g} GB"
+        problem = f"voxels of {own_mm} mm: at spacing_mm {list(spacing_mm)} there would be {much}"
+        remedy = "correct the header, set assume_spacing_mm, or choose a coarser spacing_mm"
+        raise DataError(path, problem, remedy)
 
 
 def memory_bytes() -> int:
@@ -49,10 +46,6 @@ def memory_bytes() -> int:
     with suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limit for limit in limits if limit not in (resource.RLIM_INFINITY, -1))
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
 
 
 def respaced(volume: Volume, spacing_mm: tuple[float, float, float]) -> np.ndarray:
@@ -70,8 +63,6 @@ def resampled(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine
-    from medcl3d.preprocessing.torchio_resample import resample
-
     return resample(voxels, affine, spacing_mm, label=nearest)
 
 
@@ -81,6 +72,49 @@ def to_ras(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     canonical = nibabel.as_closest_canonical(image)
     voxels = np.ascontiguousarray(np.moveaxis(np.asarray(canonical.dataobj), -1, 0))
     return voxels, np.asarray(canonical.affine, dtype=np.float64)
+
+
+def resample(
+    voxels: np.ndarray, affine: np.ndarray, spacing_mm: tuple[float, float, float], *, label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample ``[C, X, Y, Z]``: linear (smoothed first if voxels grow) for images, nearest for labels.
+
+    Returns voxels of the same dtype and their affine ``[4, 4]``; world positions stay.
+    """
+    import torch
+    import torchio as tio
+
+    grid = grid_at(voxels.shape[1:], affine, spacing_mm)
+    dtype, thin = voxels.dtype, [0 if n >= FEWEST_TO_SMOOTH else FEWEST_TO_SMOOTH for n in voxels.shape[1:]]
+    # Of spacings, TorchIO would make grids without a voxel.
+    target: Any = grid if any(thin) or min(grid[0]) == 1 else spacing_mm
+    if any(thin):  # the outermost planes are repeated, as the filter assumes, which needs a few planes
+        voxels = np.pad(voxels, [(0, 0), *((n, n) for n in thin)], mode="edge")
+        affine = nibabel.affines.from_matvec(affine[:3, :3], affine[:3, 3] - affine[:3, :3] @ np.array(thin))
+    make = tio.LabelMap if label else tio.ScalarImage
+    image = make(tensor=torch.from_numpy(np.ascontiguousarray(voxels)), affine=affine)
+    how: dict[str, Any] = {"image_interpolation": "linear", "label_interpolation": "nearest"}
+    out = tio.Resample(target, antialias=True, **how)(image)
+    return out.data.numpy().astype(dtype), np.asarray(out.affine, dtype=np.float64)
+
+
+def grid_at(
+    shape: Sequence[int], affine: np.ndarray, spacing_mm: Sequence[float]
+) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine ``Float64[4, 4]`` of a grid with another spacing, the same centre and the same axes.
+
+    It is the largest that fits into the old grid, as in TorchIO, so that nothing is extrapolated. A single
+    plane remains one, and an axis shorter than a new voxel becomes one voxel.
+    """
+    old, new_mm = np.asarray(shape[:3]), np.asarray(spacing_mm, dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    size = np.where(old == 1, 1, np.clip(np.floor(old * spacing / new_mm), 1, 1e15))
+    axes = affine[:3, :3] / spacing
+    made = np.eye(4)
+    made[:3, :3] = axes * new_mm
+    made[:3, 3] = affine[:3, :3] @ ((old - 1) / 2) + affine[:3, 3] - axes @ ((size - 1) / 2 * new_mm)
+    x, y, z = size.tolist()
+    return (int(x), int(y), int(z)), made
 
 
 def resampled_label(

@@ -17,7 +17,7 @@ from medcl3d.io.regular_file import open_regular
 from medcl3d.preprocessing.read_scan import SkippedScan, read_label
 from medcl3d.preprocessing.ready_scan import ready_scan
 from medcl3d.preprocessing.resample import resampled_label, to_ras
-from medcl3d.preprocessing.scan_identity import CONTENT, _described, _identity, _is_current
+from medcl3d.preprocessing.scan_identity import CONTENT, identity_of, is_current, stored_description
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 from medcl3d.store.content_hashes import hash_voxels
 from medcl3d.store.stored_scan import stored_names
@@ -29,12 +29,11 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
     Faults of its files are returned as an outcome, not raised.
     """
     try:
-        identity = _identity(task)
-        stored = _described(task, store)
-        if stored is not None and _is_current(stored, identity):
-            if {
-                name: stored.get(name) for name in identity
-            } != identity:  # so that no file is hashed next time
+        identity = identity_of(task)
+        stored = stored_description(task, store)
+        if stored is not None and is_current(stored, identity):
+            was_touched = any(stored.get(name) != value for name, value in identity.items())
+            if was_touched:  # so that no file is hashed next time
                 write_json(store / stored_names(task.scan)[2], {**stored, **identity})
             return Outcome(task.scan, "ok", "", tuple(stored["warnings"]), was_unchanged=True)
         return Outcome(task.scan, "ok", "", _prepare(task, store, identity))
@@ -46,25 +45,22 @@ def prepare_scan(task: ScanTask, store: Path) -> Outcome:
         remedy = "use fewer workers, or a coarser spacing_mm"
         status, reason = "refused", f"{task.image}: not enough memory for this scan; {remedy}"
     except Exception as error:
-        if isinstance(error, UserError) or _is_in_store(
-            store, error
-        ):  # a full disk affects all other scans too
+        file = error.filename if isinstance(error, OSError) else None
+        is_in_store = file is not None and Path(str(file)).is_relative_to(store)
+        if isinstance(error, UserError) or is_in_store:  # a full disk affects all scans
             raise
         status, reason = "refused", unexpected_error(task.image, error)
     (store / stored_names(task.scan)[2]).unlink(missing_ok=True)
     return Outcome(task.scan, status, reason, ())
 
 
-def _is_in_store(store: Path, error: Exception) -> bool:
-    """Whether an OSError names a file in the store, not one of the scan's."""
-    if not isinstance(error, OSError) or error.filename is None:
-        return False
-    return Path(str(error.filename)).is_relative_to(store)
-
-
 def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str, ...]:
     ready = ready_scan(task)
     image, body = ready.image, ready.body
+    if task.atlas is None:
+        from_world = middle_of_body(ready.affine, np.array(body.box))
+    else:
+        from_world = read_affine(task.atlas)
     label = read_label(task.label, image, task.classes) if task.label else None
     names = [store / name for name in stored_names(task.scan, task.store)]
     names[2].unlink(missing_ok=True)  # the scan counts as missing until the new description is written
@@ -79,7 +75,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
             "box": body.box,
             "method": body.method,
             "fraction": body.fraction,
-            "from_world": _from_world(task, ready.affine, body.box),
+            "from_world": from_world.tolist(),
         },
         "normalisation": asdict(ready.normalisation),
         "source_spacing_mm": np.linalg.norm(ready.own_affine[:3, :3], axis=0).tolist(),
@@ -91,26 +87,18 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description["stored_sha256"], description["stored_bytes"] = write_array(names[0], ready.stored)
     if label is not None:
         description[CONTENT["label_source"]] = label.sha256
-        whole = resampled_label(
-            replace(label, affine=ready.own_affine), task.spacing_mm, task.label_interpolation
-        )
+        label = replace(label, affine=ready.own_affine)
+        whole = resampled_label(label, task.spacing_mm, task.label_interpolation)
         classes = np.ascontiguousarray(whole[ready.window])
         lost = int(np.count_nonzero(whole) - np.count_nonzero(classes))
         if lost:
-            description["warnings"].append(
-                f"{lost} labelled voxels are outside the body and were cropped off"
-            )
+            warning = f"{lost} labelled voxels are outside the body and were cropped off"
+            description["warnings"].append(warning)
         description["label_sha256"], description["label_bytes"] = write_array(names[1], classes)
         values, counts = np.unique(classes, return_counts=True)
         description["class_voxels"] = {str(v): int(n) for v, n in zip(values, counts, strict=True)}
     write_json(names[2], description)
     return tuple(description["warnings"])
-
-
-def _from_world(task: ScanTask, affine: np.ndarray, body_box: Any) -> list[list[float]]:
-    """World mm -> body mm: to the atlas if the manifest names an affine, else from the middle of the body."""
-    from_world = middle_of_body(affine, np.array(body_box)) if task.atlas is None else read_affine(task.atlas)
-    return from_world.tolist()
 
 
 def read_affine(path: Path) -> np.ndarray:

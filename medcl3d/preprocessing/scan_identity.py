@@ -19,11 +19,10 @@ from medcl3d.store.stored_scan import SCHEMA, stored_names
 CONTENT = {"source": "sha256", "label_source": "label_source_sha256"}
 
 
-def _is_current(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+def is_current(stored: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Whether a stored scan was prepared from the same content with the same options."""
-    return all(
-        stored.get(name) == value or is_same_file(stored, name, value) for name, value in identity.items()
-    )
+    changed = {name: now for name, now in identity.items() if stored.get(name) != now}
+    return all(is_same_file(stored, name, now) for name, now in changed.items())
 
 
 def file_state(path: Path) -> dict[str, Any]:
@@ -45,13 +44,13 @@ def is_same_file(description: Mapping[str, Any], name: str, now: Any) -> bool:
     before, digest = description.get(name), description.get(CONTENT.get(name, ""))
     if not (before and digest and now):
         return False
+    if before["bytes"] != now["bytes"]:
+        return False
     volume = description.get("volume") if name == "source" else None
-    return bool(
-        before["bytes"] == now["bytes"] and volume_hash(content_sha256(Path(now["path"])), volume) == digest
-    )
+    return bool(volume_hash(content_sha256(Path(now["path"])), volume) == digest)
 
 
-def _identity(task: ScanTask) -> dict[str, Any]:
+def identity_of(task: ScanTask) -> dict[str, Any]:
     """Size and time of the files, the options and the container; a stored scan is current if none changed."""
     files = {"source": task.image, "label_source": task.label, "atlas_source": task.atlas}
     found = {name: file_state(path) if path else None for name, path in files.items()}
@@ -59,7 +58,7 @@ def _identity(task: ScanTask) -> dict[str, Any]:
     return {"schema": SCHEMA, "scan": task.scan, **found, **how}
 
 
-def _described(task: ScanTask, store: Path) -> dict[str, Any] | None:
+def stored_description(task: ScanTask, store: Path) -> dict[str, Any] | None:
     """The description of a stored scan, or None if its files are missing or incomplete."""
     image, label, description = (store / name for name in stored_names(task.scan, task.store))
     try:

@@ -46,16 +46,12 @@ class ScanTask:
 
         ConfigError if this version lacks one.
         """
-        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        fields: dict[str, Any] = tuples
+        fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
         try:
             return ScanTask(scan=scan, image=image, label=None, atlas=None, **fields)
         except TypeError as error:
-            raise ConfigError(
-                problem=f"cannot be prepared like the training scans ({error})",
-                remedy="update medcl3d",
-                place=scan,
-            ) from None
+            problem = f"cannot be prepared like the training scans ({error})"
+            raise ConfigError(problem=problem, remedy="update medcl3d", place=scan) from None
 
     def options(self) -> dict[str, Any]:
         """The options that determine the stored voxels, besides the files."""
@@ -67,9 +63,7 @@ class ScanTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of preparing a scan: ok, refused or skipped, and why; `was_unchanged`: it was stored
-    before.
-    """
+    """The result of preparing a scan: ok, refused or skipped, and why. `was_unchanged`: stored before."""
 
     scan: str
     status: str

@@ -14,33 +14,23 @@ def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) 
     """TorchIO's intensity transforms, ``[{name: fields}]``, one after the other. ValueError names the first
     invalid one.
     """
+    base = tio.transforms.IntensityTransform
+    classes = {name: value for name, value in vars(tio).items() if isinstance(value, type)}
     known: dict[str, Callable[..., tio.Transform]] = {
-        name: value
-        for name, value in vars(tio).items()
-        if name.startswith("Random")
-        and isinstance(value, type)
-        and issubclass(value, tio.transforms.IntensityTransform)
+        name: of for name, of in classes.items() if name.startswith("Random") and issubclass(of, base)
     }
     made = []
-    for entry in transforms:
-        for name, fields in entry.items():
-            if name not in known:
-                kind = (
-                    "moves voxels; use the recipe in `first` for that"
-                    if hasattr(tio, name)
-                    else "is unknown to TorchIO"
-                )
-                raise ValueError(f"transform {name} {kind}; there are {', '.join(sorted(known))}")
-            try:
-                made.append(
-                    known[name](
-                        **{key: tuple(v) if isinstance(v, list) else v for key, v in (fields or {}).items()}
-                    )
-                )
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"transform {name}: error of TorchIO: {str(error).splitlines()[0]}"
-                ) from None
+    for name, fields in (item for entry in transforms for item in entry.items()):
+        if name not in known:
+            moves = "moves voxels; use the recipe in `first` for that"
+            kind = moves if hasattr(tio, name) else "is unknown to TorchIO"
+            raise ValueError(f"transform {name} {kind}; there are {', '.join(sorted(known))}")
+        given = {key: tuple(v) if isinstance(v, list) else v for key, v in (fields or {}).items()}
+        try:
+            made.append(known[name](**given))
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"transform {name}: error of TorchIO: {reason}") from None
     if not made:
         raise ValueError("at least one transform is required")
     return tio.Compose(made)
@@ -52,8 +42,7 @@ def apply_transforms(
     """A transform of one view ``[C, D, H, W]``, with its draws from `seed`; no other random state changes."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        image = tio.ScalarImage(
-            tensor=voxels, affine=np.diag([*np.asarray(spacing_mm, dtype=np.float64), 1.0])
-        )
+        affine = np.diag([*np.asarray(spacing_mm, dtype=np.float64), 1.0])
+        image = tio.ScalarImage(tensor=voxels, affine=affine)
         done: torch.Tensor = transform(image).data
     return done

@@ -28,7 +28,8 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
     outcomes: dict[str, Outcome] = {}
     refused = 0
     with titled_bar("preparing scans", len(tasks)) as advance:
-        for outcome in each(partial(prepare_scan, store=store), tasks, workers, lambda task: str(task.image)):
+        run = partial(prepare_scan, store=store)
+        for outcome in in_parallel(run, tasks, workers, lambda task: str(task.image)):
             outcomes[outcome.scan] = outcome
             refused += outcome.status == "refused"
             advance(f"preparing scans, {refused} refused" if refused else "preparing scans")
@@ -37,7 +38,7 @@ def run_tasks(tasks: Sequence[ScanTask], store: Path, workers: int, allowed: int
     return outcomes
 
 
-def each(
+def in_parallel(
     function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
 ) -> Iterator[R]:
     """Results in order of completion, from `workers` processes (0: one per processor, up to 8).
@@ -53,7 +54,7 @@ def each(
 def _in_processes(
     function: Callable[[T], R], items: Sequence[T], workers: int, name_of: Callable[[T], str]
 ) -> Iterator[R]:
-    """Like `each`; at most two items per worker are in progress, which bounds the memory."""
+    """Like `in_parallel`; at most two items per worker are in progress, which bounds the memory."""
     # Fork is unsafe with the threads of torch and the progress bar.
     context = multiprocessing.get_context("spawn")
     pending: dict[Future[R], T] = {}
@@ -62,10 +63,8 @@ def _in_processes(
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     except OSError as error:  # its locks are in shared memory
-        raise MachineError(
-            f"{workers} processes cannot be started ({error.strerror}): "
-            "is /dev/shm full? workers=1 does not need it"
-        ) from None
+        problem = f"{workers} processes cannot be started ({error.strerror})"
+        raise MachineError(f"{problem}: is /dev/shm full? workers=1 does not need it") from None
     with pool:
         try:
             while True:
@@ -79,15 +78,11 @@ def _in_processes(
                     none_yet = False
                     yield result
         except BrokenProcessPool:
-            # A spawned process imports the script that started it, and exits if that starts processes at
-            # import.
-            guard = (
-                ', or put the code of your own script below `if __name__ == "__main__":`' if none_yet else ""
-            )
-            raise MachineError(
-                problem=f"a worker was killed, perhaps for lack of memory, near {name_of(item)}",
-                remedy=f"use fewer workers{guard}",
-            ) from None
+            remedy = "use fewer workers"
+            if none_yet:  # a spawned process exits if the script that it imports starts processes itself
+                remedy += ', or put the code of your own script below `if __name__ == "__main__":`'
+            problem = f"a worker was killed, perhaps for lack of memory, near {name_of(item)}"
+            raise MachineError("", problem, remedy) from None
         finally:
             pool.shutdown(cancel_futures=True)
 

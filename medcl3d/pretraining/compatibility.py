@@ -61,16 +61,11 @@ def check_parts(parts: Pretraining) -> None:
 
 def check_points(strategy: PairStrategy, objective: Objective) -> None:
     """ConfigError if an objective of points needs gradients that a strategy of views cannot give."""
-    if not isinstance(objective, ComparesPoints) or relates_points(strategy):
-        return
-    if has_gradient_through_negatives(strategy):
-        raise ConfigError(
-            "detach_weights",
-            Word("false"),
-            "the strategy relates crops, and the objective compares points",
-            "set detach_weights to true, or choose an inner strategy that relates points",
-            owner="pairs",
-        )
+    views_for_points = isinstance(objective, ComparesPoints) and not relates_points(strategy)
+    if views_for_points and has_gradient_through_negatives(strategy):
+        problem = "the strategy relates crops, and the objective compares points"
+        remedy = "set detach_weights to true, or choose an inner strategy that relates points"
+        raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")
 
 
 def check_sides(config: PretrainConfig, strategy: PairStrategy, recipe: ViewRecipe) -> None:
@@ -105,20 +100,16 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
             place=names,
         )
     if queue_size(strategy) and not objective.dim:
-        raise ConfigError(
-            problem="the strategy needs an embedding queue, which the objective does not support",
-            remedy="choose another objective or strategy",
-            place=names,
-        )
+        problem = "the strategy needs an embedding queue, which the objective does not support"
+        remedy = "choose another objective or strategy"
+        raise ConfigError(problem=problem, remedy=remedy, place=names)
     own = objective.temperature if isinstance(objective, HasTemperature) else None
     for part in all_parts(strategy):
         pairs = traits_of(part).temperature
         if pairs is not None and pairs != own:
-            raise ConfigError(
-                problem=f"temperature = {pairs} in the strategy and {own} in the objective",
-                remedy="set both to the same value",
-                place=names,
-            )
+            problem = f"temperature = {pairs} in the strategy and {own} in the objective"
+            remedy = "set both to the same value"
+            raise ConfigError(problem=problem, remedy=remedy, place=names)
 
 
 def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping | None) -> None:
@@ -128,69 +119,56 @@ def check_batch_grouping(config: PretrainConfig, batch_grouping: BatchGrouping |
         return
     sizes = {"group_size": batch_grouping.group_size, "samples_per_scan": batch_grouping.samples_per_scan}
     named = " times ".join(f"{field} = {size}" for field, size in sizes.items() if size > 1)
-    raise ConfigError(
-        "train.samples_per_step",
-        samples,
-        f"is not a multiple of pairs.{config.pairs.name}: {named}",
-        f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}",
-        colon=False,
-    )
+    problem = f"is not a multiple of pairs.{config.pairs.name}: {named}"
+    remedy = f"use {max(1, samples // batch_grouping.samples_per_group) * batch_grouping.samples_per_group}"
+    raise ConfigError("train.samples_per_step", samples, problem, remedy, colon=False)
 
 
 def check_negatives(config: PretrainConfig) -> None:
     """ConfigError if a batch holds one sample and the objective needs negatives."""
     objective = objective_type(config.objective.name)
     if config.train.samples_per_step == 1 and "negative" in objective.uses and not objective.decodes:
-        raise ConfigError(
-            "train.samples_per_step",
-            1,
-            f"objective.{config.objective.name} needs negatives from other samples of the batch",
-            "set samples_per_step to 2 or more",
-        )
+        problem = f"objective.{config.objective.name} needs negatives from other samples of the batch"
+        remedy = "set samples_per_step to 2 or more"
+        raise ConfigError("train.samples_per_step", 1, problem, remedy)
 
 
 DRAWN = 16  # samples drawn to test whether they contain scans other than their anchor
+EPOCHS = 3  # epochs of the plan that are tested for steps with several samples of one scan
 
 
-def fields_without_effect(
-    config: PretrainConfig,
-    strategy: PairStrategy,
-    objective: Objective,
-    collection: Collection,
-    anchors: Anchors,
-) -> list[str]:
+def fields_without_effect(parts: Pretraining) -> list[str]:
     """Warnings about fields without an effect: those that set which samples of one scan repel.
 
     Defaults are skipped.
     """
-    if not objective.uses:  # a control without pairs
+    config, strategy, objective = parts.config, parts.strategy, parts.learner.objective
+    changed = [
+        (part, name, relates)
+        for part, relates in _relating(strategy)
+        for name in traits_of(part).within_scan
+        if getattr(part, name) != _default(part, name)
+    ]
+    if not changed or not objective.uses:  # a control without pairs uses nothing
         return []
-    samples, why = config.train.samples_per_step, ""
+    why = ""
     if "negative" not in objective.uses:
         why = f"objective.{config.objective.name} uses no negatives; choose another objective"
-    elif not _can_share_scan(samples, strategy, objective, collection, anchors):
+    elif not _can_share_scan(parts):
         why = (
-            f"a step of {samples} samples never holds two of one scan ({len(anchors.ids)} scans); set "
-            "samples_per_scan to 2 or more"
+            f"a step of {config.train.samples_per_step} samples never holds two of one scan "
+            f"({len(parts.anchors.ids)} scans); set samples_per_scan to 2 or more"
         )
-    lines: list[str] = []
-    for part, relates in _relating(strategy):
-        defaults: dict[str, Any] = (
-            {f.name: f.default for f in dataclasses.fields(part)} if dataclasses.is_dataclass(part) else {}
-        )
-        within_scan = traits_of(part).within_scan
-        changed = [name for name in within_scan if getattr(part, name) != defaults.get(name)]
-        because = (
-            why
-            if relates
-            else "only the views of the inner strategy are used, not its relation; leave the field out"
-        )
+    lines = []
+    for part, name, relates in changed:
+        inner = "only the views of the inner strategy are used, not its relation; leave the field out"
+        because = why if relates else inner
         of = "" if part is strategy else f" of {_name(part)}"
-        warned = (
-            f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: {because}"
-            for name in changed
-        )
-        lines += warned if because else ()
+        if because:
+            lines.append(
+                f"warning: pairs.{config.pairs.name}: {name}{of} = {getattr(part, name)} has no effect: "
+                f"{because}"
+            )
     return lines
 
 
@@ -201,19 +179,28 @@ def _relating(strategy: PairStrategy, relates: bool = True) -> Iterator[tuple[Pa
         yield from _relating(part, relates and not traits_of(strategy).inner_draws_only)
 
 
+def _default(part: PairStrategy, name: str) -> Any:
+    """The default of a field; None if it has none."""
+    if not dataclasses.is_dataclass(part):
+        return None
+    return next((field.default for field in dataclasses.fields(part) if field.name == name), None)
+
+
 def _name(strategy: PairStrategy) -> str:
     return next(
         (name for name in PAIRS.names() if PAIRS.get(name) is type(strategy)), type(strategy).__name__
     )
 
 
-def _can_share_scan(
-    samples: int, strategy: PairStrategy, objective: Objective, collection: Collection, anchors: Anchors
-) -> bool:
+def _can_share_scan(parts: Pretraining) -> bool:
     """Whether two samples of one scan can be compared: both in one step, or one of them in a queue."""
-    if samples > len(anchors.ids) or batch_grouping_of(strategy, collection) is not None:
+    strategy, collection, ids = parts.strategy, parts.scans.collection, parts.anchors.ids
+    if queue_size(strategy) or queue_size_of(parts.learner.objective):
         return True
-    if queue_size(strategy) or queue_size_of(objective):
+    # Groups of several patients repeat a scan only if no unused scan fits.
+    plan = parts.plan()
+    steps = range(min(parts.config.train.steps, EPOCHS * plan.steps_per_epoch))
+    if any(len(np.unique(anchors)) < len(anchors) for _, anchors in map(plan.samples, steps)):
         return True
-    rng, tried = np.random.default_rng(0), np.resize(anchors.ids, DRAWN).tolist()
+    rng, tried = np.random.default_rng(0), np.resize(ids, DRAWN).tolist()
     return any(view.scan != anchor for anchor in tried for view in strategy.sample(collection, anchor, rng))

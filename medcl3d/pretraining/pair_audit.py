@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from medcl3d.config.loading import load
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -31,16 +30,16 @@ from medcl3d.objectives.dense import point_features, point_keys, sample_rows
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_distances import PLACES, PairDistances, distances_of
-from medcl3d.pretraining.pair_measures import PairFacts
+from medcl3d.pretraining.pair_labels import STRUCTURES, Labels, Structures, labels_of
+from medcl3d.pretraining.pair_measures import PLACES, PairDistances, PairFacts, distances_of, place_of_pairs
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import summary
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
-from medcl3d.store.store import Store
 
-STRUCTURES = "structures"
 BATCHES = 20
+FEW_BATCHES = 5  # of an audit beside other work: show_pairs, the end of a pretraining
+PAIR_AUDIT = "pair_audit.json"  # in the run folder of a pretraining
 MIN_NORM = 1e-6  # of a standardised feature vector
 OTHER_PATIENTS = len(PLACES) - 1
 
@@ -66,8 +65,7 @@ class PairAudit:
     chance           mean s over all pairs of different patients
     positives, negatives  effective number per anchor, (sum w)^2 / sum w^2; mean over anchors
     per_structure    structure or class -> purity of the positive weight of its anchors
-    patient_pairs    one row per pair of patients (anchor's, partner's): summed weights, purity, false
-                     negatives
+    patient_pairs    one row per pair of patients: summed weights, purity, false negatives
     distances        mm and IoU of the pairs
     notes            what was left out
     """
@@ -118,7 +116,7 @@ class PairAudit:
             limits = {k: v if np.isfinite(v) else None for k, v in (("low", value.low), ("high", value.high))}
             return {"mean": value.mean, **limits, "patients": value.n}
 
-        spreads = ("within", "beyond", "negatives")
+        distances = self.distances
         return {
             "by": self.by,
             "items": self.items,
@@ -132,7 +130,11 @@ class PairAudit:
             "effective_positives": self.positives,
             "effective_negatives": self.negatives,
             "per_structure": self.per_structure,
-            "distance_mm_10_50_90": {name: getattr(self.distances, name).mm for name in spreads},
+            "distance_mm_10_50_90": {
+                "within": distances.within.mm,
+                "beyond": distances.beyond.mm,
+                "negatives": distances.negatives.mm,
+            },
             "notes": list(self.notes),
         }
 
@@ -169,8 +171,11 @@ def audit(
     if out is not None and out.suffix.lower() != ".json":
         raise ConfigError(f"--out {out}: the audit is written as JSON; use a name that ends in .json")
     parts = assemble(load(config_path, overrides, PretrainConfig))
-    labels = _labels_of(parts, by)
-    network = None if encoder is None else _loaded(parts, encoder)
+    labels, network = labels_of(parts, by), None
+    if encoder is not None:
+        network = parts.learner.network
+        load_weights(network, encoder, "encoder")
+        network.eval()
     say(summary(parts))
     if out is not None:
         require_writable(out.parent, "--out")
@@ -185,109 +190,14 @@ def audit(
     return found
 
 
-class Labels(Protocol):
-    """What items are compared by: `names` of the structures or classes, and the composition of items."""
-
-    by: str
-    names: tuple[str, ...]
-
-    def of_views(self, raw: RawBatch, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: the composition of each view; NaN if unknown. scans: row of the store."""
-
-    def of_points(self, keys: Keys, position_mm: Tensor, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: the composition of each point, at ``Float64[N, 3]`` world mm."""
-
-
-class Structures:
-    """Label maps: a view is composed of the structures of its box, a point of the one at its voxel."""
-
-    by = STRUCTURES
-
-    def __init__(self, store: Store):
-        self.store = store
-        self.values = [value for value in sorted(store.label_names) if value > 0]
-        self.names = tuple(store.label_names[value] for value in self.values)
-        self.index = np.full(max(self.values, default=0) + 1, -1)
-        self.index[self.values] = np.arange(len(self.values))
-
-    def of_views(self, raw: RawBatch, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: the fraction of a view's voxels in each structure; NaN without a label map."""
-        found = np.full((sum(len(group.views) for group in raw.groups), len(self.names)), np.nan, np.float32)
-        views = [view for group in raw.groups for view in group.views]
-        for row, view in enumerate(views):
-            scan = int(scans[view.scan])
-            if self.store.has_label(scan):
-                values = self.store.read_label(scan, view.box).ravel()
-                index = np.where((values > 0) & (values < len(self.index)), values, 0)
-                counts = np.bincount(self.index[index] + 1, minlength=len(self.names) + 1)
-                found[row] = counts[1:] / values.size
-        return torch.from_numpy(found)
-
-    def of_points(self, keys: Keys, position_mm: Tensor, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: one-hot structure at each point; NaN without a label map, 0 for background."""
-        found = np.full((len(keys), len(self.names)), np.nan, np.float32)
-        for number in torch.unique(keys.scan).tolist():
-            scan, rows = int(scans[number]), (keys.scan == number).numpy()
-            if not self.store.has_label(scan):
-                continue
-            affine = self.store.collection.affines[scan]
-            mm = position_mm[torch.from_numpy(rows)].numpy()
-            voxels = np.rint(np.linalg.solve(affine[:3, :3], (mm - affine[:3, 3]).T).T).astype(int)
-            labels = self.store.read_label(scan)
-            values = labels[tuple(np.clip(voxels, 0, np.array(labels.shape) - 1).T)]
-            index = self.index[np.where((values > 0) & (values < len(self.index)), values, 0)]
-            found[rows] = np.eye(len(self.names), dtype=np.float32)[index] * (index >= 0)[:, None]
-        return torch.from_numpy(found)
-
-
-class Classes:
-    """A column of the manifest: an item has the class of its scan."""
-
-    def __init__(self, by: str, values: pd.Series):
-        self.by = by
-        self.names = tuple(sorted({str(value) for value in values.dropna()}))
-        index = {name: number for number, name in enumerate(self.names)}
-        self.codes = np.array([index.get(str(value), -1) if pd.notna(value) else -1 for value in values])
-
-    def _of(self, scans: np.ndarray) -> Tensor:
-        codes = self.codes[scans]
-        found = np.eye(len(self.names), dtype=np.float32)[codes]
-        found[codes < 0] = np.nan
-        return torch.from_numpy(found)
-
-    def of_views(self, raw: RawBatch, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: one-hot class of each view's scan; NaN if the cell is empty."""
-        return self._of(scans[[view.scan for group in raw.groups for view in group.views]])
-
-    def of_points(self, keys: Keys, position_mm: Tensor, scans: np.ndarray) -> Tensor:
-        """``Float32[N, K]``: one-hot class of each point's scan; NaN if the cell is empty."""
-        return self._of(scans[keys.scan.numpy()])
-
-
-def _labels_of(parts: Pretraining, by: str) -> Labels:
-    store, rows = parts.store, parts.scans.rows
-    if by == STRUCTURES:
-        if not any(store.has_label(int(row)) for row in rows):
-            raise DataError(
-                f"{store.root}: no pretraining scan has a label map; prepare some scans with theirs, or "
-                "compare classes, as in --by sex"
-            )
-        return Structures(store)
-    table = store.collection.table
-    if by not in table:
-        raise ConfigError(
-            f"--by = {by}: neither {STRUCTURES} nor a column of the manifest; it has "
-            f"{', '.join(map(str, table.columns))}"
-        )
-    if table[by].iloc[rows].nunique() < 2:
-        raise DataError(f"--by = {by}: all pretraining scans have the same value; use another column")
-    return Classes(by, table[by])
-
-
-def _loaded(parts: Pretraining, encoder: Path) -> Network:
-    network = parts.learner.network
-    load_weights(network, encoder, "encoder")
-    return network.eval()
+def audit_by_structures(parts: Pretraining, network: Network | None = None) -> PairAudit | None:
+    """Audit the first `FEW_BATCHES` batches by label maps; None if none of their items is in a structure."""
+    if not any(parts.store.has_label(int(row)) for row in parts.scans.rows):
+        return None
+    try:
+        return audit_of(parts, Structures(parts.store), network, FEW_BATCHES)
+    except DataError:
+        return None
 
 
 def audit_of(
@@ -309,16 +219,9 @@ def audit_of(
     notes = []
     if needs_features(parts.strategy) and network is None:
         notes.append("pairs that depend on features are not included; give an encoder")
-    patients = _patient_names(parts.scans.collection)
-    return counts.result(facts[0].items, batches, distances_of(facts), patients, tuple(notes))
-
-
-def _patient_names(collection: Collection) -> np.ndarray:
-    """Code of a patient in keys -> id."""
-    codes = collection.columns["patient"].astype(int)
-    names = np.empty(codes.max() + 1, dtype=object)
-    names[codes] = collection.table["patient"].astype(str)
-    return names
+    collection = parts.scans.collection
+    names = dict(zip(collection.columns["patient"], collection.table["patient"].astype(str), strict=True))
+    return counts.result(facts[0].items, batches, distances_of(facts), names, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -428,7 +331,7 @@ class _Counts:
         columns = {
             "patient": rows.patient[:, None].expand_as(common)[known],
             "partner": cols.patient.expand_as(common)[known],
-            "place": _places(rows, cols)[known],
+            "place": place_of_pairs(rows, cols)[known],
         }
         for name, weight in (("positive", attracted), ("negative", repelled), ("pairs", other)):
             columns |= {name: weight[known], f"{name}_same": (weight * common)[known]}
@@ -445,9 +348,14 @@ class _Counts:
                 self.per_structure[:, k] += [float((share * joint).sum()), float(share.sum())]
 
     def result(
-        self, items: str, batches: int, distances: PairDistances, patients: np.ndarray, notes: tuple[str, ...]
+        self,
+        items: str,
+        batches: int,
+        distances: PairDistances,
+        names: dict[int, str],
+        notes: tuple[str, ...],
     ) -> PairAudit:
-        """The audit. patients: code -> id."""
+        """The audit. names: code of a patient in keys -> id."""
         keys = ["patient", "partner", "place"]
         sums = pd.concat(self.sums).groupby(keys, as_index=False).sum()
 
@@ -486,18 +394,18 @@ class _Counts:
             per_structure={
                 name: float(same[k] / whole[k]) for k, name in enumerate(self.labels.names) if whole[k] > 0
             },
-            patient_pairs=_patient_pairs(sums, patients),
+            patient_pairs=_patient_pairs(sums, names),
             distances=distances,
             notes=notes,
         )
 
 
-def _patient_pairs(sums: pd.DataFrame, patients: np.ndarray) -> pd.DataFrame:
+def _patient_pairs(sums: pd.DataFrame, names: dict[int, str]) -> pd.DataFrame:
     pairs = sums.drop(columns="place").groupby(["patient", "partner"], as_index=False).sum()
     return pd.DataFrame(
         {
-            "patient": patients[pairs["patient"]],
-            "partner": patients[pairs["partner"]],
+            "patient": pairs["patient"].map(names),
+            "partner": pairs["partner"].map(names),
             "positive_weight": pairs["positive"],
             "purity": (pairs["positive_same"] / pairs["positive"]).where(pairs["positive"] > 0),
             "negative_weight": pairs["negative"],
@@ -513,11 +421,3 @@ def _items(keys: Keys) -> list[tuple[int, ...]]:
 def _effective(weights: Tensor) -> Tensor:
     """``Float[N]``: (sum w)^2 / sum w^2 of each row; 0 without a weight."""
     return weights.sum(1) ** 2 / (weights**2).sum(1).clamp(min=1e-12)
-
-
-def _places(rows: Keys, cols: Keys) -> Tensor:
-    """``Int[N, M]``: index into `PLACES`."""
-    same = [
-        getattr(rows, column)[:, None] == getattr(cols, column) for column in ("sample", "scan", "patient")
-    ]
-    return torch.where(same[0], 0, torch.where(same[1], 1, torch.where(same[2], 2, OTHER_PATIENTS)))

@@ -96,6 +96,11 @@ class Pretraining:
     anchors: Anchors
     learner: Learner
 
+    def plan(self) -> Plan:
+        """The anchors of every step."""
+        grouping = batch_grouping_of(self.strategy, self.scans.collection)
+        return Plan(self.anchors.ids, self.config.train.samples_per_step, self.config.seed, grouping)
+
     def dataset(self) -> PairDataset:
         """The samples of this rank, for all steps."""
         train, objective = self.config.train, self.learner.objective
@@ -106,12 +111,7 @@ class Pretraining:
             scans=self.scans,
             strategy=self.strategy,
             recipe=self.learner.recipe,
-            plan=Plan(
-                self.anchors.ids,
-                train.samples_per_step,
-                self.config.seed,
-                batch_grouping_of(self.strategy, self.scans.collection),
-            ),
+            plan=self.plan(),
             steps=train.steps,
             rank=rank(),
             world_size=world_size(),
@@ -125,13 +125,6 @@ def assemble(config: PretrainConfig) -> Pretraining:
 
     ConfigError, DataError otherwise.
     """
-    parts = build(config)
-    check_parts(parts)
-    return parts
-
-
-def build(config: PretrainConfig) -> Pretraining:
-    """Build all parts of a configuration. ConfigError, DataError: one of them cannot be built."""
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
     with inside("pairs"):
@@ -147,7 +140,9 @@ def build(config: PretrainConfig) -> Pretraining:
         objective = OBJECTIVES.build(config.objective, network)
     relating = relating_of(strategy, objective, scans)
     learner = Learner(network, objective, VIEWS.build(config.views), relating, config.train.grad_cache)
-    return Pretraining(config, store, scans, strategy, anchors, learner)
+    parts = Pretraining(config, store, scans, strategy, anchors, learner)
+    check_parts(parts)
+    return parts
 
 
 def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelection) -> Relating:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from torch import Tensor
 
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.relation import Relation
+from medcl3d.downstream.case_pictures import pixels_of, show_plane
 from medcl3d.pretraining.pair_measures import PairFacts
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
@@ -53,12 +55,10 @@ def picture_of_pairs(
     figure = Figure(
         figsize=(1.5 * columns * num_across, 1.65 * lines * num_down), dpi=110, layout="constrained"
     )
-    canvas = FigureCanvasAgg(figure)
     parts = figure.subfigures(num_down, num_across, squeeze=False, wspace=0.03).ravel()[: len(ids)]
     for number, (part, rows) in enumerate(zip(parts, shown, strict=True)):
         _sample(part, store, scans, raw, batch, rows, number, columns)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels_of(figure)
 
 
 def _rows_of(raw: RawBatch, sample: int) -> list[tuple[int, int]]:
@@ -97,19 +97,11 @@ def _sample(
         colour = COLOURS[column % len(COLOURS)]
         for axis in (before, after):
             axis.axis("on")
-        _voxels(
-            before, raw.groups[g].crops[row, 0].float().numpy(), raw.groups[g].spacing_mm[row].numpy(), colour
-        )
-        _voxels(
-            after,
-            batch.groups[g].voxels[row, 0].float().numpy(),
-            batch.groups[g].affine[row, :3, :3].norm(dim=0).numpy(),
-            colour,
-        )
-        before.set_title(
-            f"view {column + 1}" + ("" if views[column].role == "global" else f", {views[column].role}"),
-            fontsize=8,
-        )
+        raw_views, augmented = raw.groups[g], batch.groups[g]
+        _voxels(before, raw_views.crops[row, 0], raw_views.spacing_mm[row], colour)
+        _voxels(after, augmented.voxels[row, 0], augmented.affine[row, :3, :3].norm(dim=0), colour)
+        role = "" if views[column].role == "global" else f", {views[column].role}"
+        before.set_title(f"view {column + 1}{role}", fontsize=8)
         if g == 0 and batch.points is not None:
             _dots(after, batch, row, number)
     axes[-2, 0].set_ylabel("as read", fontsize=7)
@@ -121,12 +113,7 @@ def _short(name: str) -> str:
 
 
 def _scan(
-    axis: Any,
-    store: Store,
-    scans: ScanSelection,
-    scan: int,
-    views: Sequence[ViewSpec],
-    plane: tuple[str, int, tuple[int, int], str],
+    axis: Any, store: Store, scans: ScanSelection, scan: int, views: Sequence[ViewSpec], plane: Plane
 ) -> None:
     title, normal, (x, y), letters = plane
     shape, spacing = scans.collection.shapes[scan], scans.collection.spacings[scan]
@@ -134,28 +121,20 @@ def _scan(
     level = int(np.clip(first.start[normal] + first.size[normal] // 2, 0, shape[normal] - 1))
     start, size = [0, 0, 0], [int(n) for n in shape]
     start[normal], size[normal] = level, 1
-    _show(
-        axis,
-        store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0].squeeze(normal),
-        spacing[[x, y]],
-    )
+    voxels = store.read_crop(int(scans.rows[scan]), Box(triple(start), triple(size)))[0]
+    _show(axis, voxels.squeeze(normal), spacing[[x, y]])
     for number, view in enumerate(views):
         if view.scan != scan:
             continue
         style = "-" if view.box.start[normal] <= level < view.box.stop[normal] else ":"
-        corner, extent = (
-            (view.box.start[x] - 0.5, view.box.start[y] - 0.5),
-            (view.box.size[x], view.box.size[y]),
-        )
-        colour = COLOURS[number % len(COLOURS)]
-        axis.add_patch(
-            Rectangle(corner, *extent, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style)
-        )
+        corner, colour = (view.box.start[x] - 0.5, view.box.start[y] - 0.5), COLOURS[number % len(COLOURS)]
+        drawn: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 1.6, "linestyle": style}
+        axis.add_patch(Rectangle(corner, view.box.size[x], view.box.size[y], **drawn))
     axis.set_title(f"{title} (→{letters[0]}, ↑{letters[1]})", fontsize=7)
 
 
-def _voxels(axis: Any, voxels: np.ndarray, spacing: np.ndarray, colour: str) -> None:
-    _show(axis, voxels[:, :, voxels.shape[2] // 2], spacing)
+def _voxels(axis: Any, voxels: Tensor, spacing: Tensor, colour: str) -> None:
+    _show(axis, voxels[:, :, voxels.shape[2] // 2].float().numpy(), spacing.numpy())
     for side in axis.spines.values():
         side.set(visible=True, edgecolor=colour, linewidth=2.5)
 
@@ -171,15 +150,13 @@ def _dots(axis: Any, batch: PairBatch, row: int, sample: int) -> None:
 
 
 def _show(axis: Any, plane: np.ndarray, spacing: np.ndarray) -> None:
-    """Draw a plane ``[X, Y]`` with its first axis to the right, its second upwards, and proportions in mm."""
-    axis.imshow(plane.T, cmap="gray", origin="lower", aspect=spacing[1] / spacing[0], interpolation="nearest")
+    show_plane(axis, plane, spacing)
     axis.set(xticks=[], yticks=[])
 
 
 def picture_of_relation(facts: PairFacts) -> np.ndarray:
     """A picture ``uint8[H, W, 3]``: the matrix of a relation, its counts, and histograms of distances."""
     figure = Figure(figsize=(12, 6.2), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.15, 1])[0]
     _matrix(left.subplots(), facts)
     texts, spread = right.subfigures(2, 1, squeeze=False, height_ratios=[0.8, 1])[:, 0]
@@ -195,8 +172,7 @@ def picture_of_relation(facts: PairFacts) -> np.ndarray:
             axis.hist(values, bins=20, color=ATTRACTED)
         else:
             axis.text(0.5, 0.5, "unknown", ha="center", va="center", fontsize=8, transform=axis.transAxes)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels_of(figure)
 
 
 def _matrix(axis: Any, facts: PairFacts) -> None:
@@ -215,17 +191,10 @@ def _matrix(axis: Any, facts: PairFacts) -> None:
 def colours_of(relation: Relation) -> np.ndarray:
     """RGB colours ``Float[N, M, 3]``: green for attraction, orange for repulsion, grey for ignored pairs."""
 
-    def rgb(colour: str) -> np.ndarray:
-        return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-
     positive = relation.positive.double().numpy()[..., None]
     negative = relation.negative.double().numpy()[..., None]
     negative = negative / max(1.0, float(negative.max(initial=0.0)))
-    ignored = rgb(IGNORED)
-    coloured = (
-        ignored
-        + positive * (rgb(ATTRACTED) - ignored)
-        + (1 - positive) * negative * (rgb(REPELLED) - ignored)
-    )
+    attracted, repelled, ignored = (np.array(to_rgb(colour)) for colour in (ATTRACTED, REPELLED, IGNORED))
+    coloured = ignored + positive * (attracted - ignored) + (1 - positive) * negative * (repelled - ignored)
     result: np.ndarray = np.clip(coloured, 0, 1)
     return result

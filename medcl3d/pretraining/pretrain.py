@@ -7,31 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.distributed.collectives import process_group, rank, say
-from medcl3d.distributed.precision import autocast_dtype, precision_used
-from medcl3d.io.atomic import open_atomic, write_json
+from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
-from medcl3d.pretraining.compatibility import check_parts
+from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import export_embeddings
-from medcl3d.pretraining.online_probe import Asked
+from medcl3d.pretraining.online_probe import ProbedCrops
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT, audit_by_structures
 from medcl3d.pretraining.pair_measures import facts_of
-from medcl3d.pretraining.parts import Pretraining, build
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
-from medcl3d.pretraining.summary import summary
+from medcl3d.pretraining.summary import memory_estimate, summary
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
-from medcl3d.store.fingerprints import fingerprints
 from medcl3d.training.loop import fit
-from medcl3d.training.run_folder import RunFolder, run_folder, versions
+from medcl3d.training.run_folder import RunFolder, run_of, versions
 
 SCHEMA = 1
 
@@ -43,30 +42,24 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     """
     config = load(config_path, overrides, PretrainConfig)
     with process_group() as device:
-        parts = build(config)
-        check_parts(parts)
+        parts = assemble(config)
         say(summary(parts))
-        probe = (
-            Asked(config.probe, parts.store, config.data, config.train.log_every) if config.probe else None
-        )
+        probe = None
+        if config.probe is not None:
+            probe = ProbedCrops(config.probe, parts.store, config.data, config.train.log_every)
         if check:
+            say(memory_estimate(parts, device))
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
         run_pretraining(parts, probe, device)
     return config.out_dir
 
 
-def run_pretraining(parts: Pretraining, probe: Asked | None, device: torch.device) -> None:
+def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch.device) -> None:
     """Train the encoder in its run folder, or finish an interrupted run, and write the weights."""
     config, learner, train = parts.config, parts.learner, parts.config.train
-    provenance = {
-        **fingerprints(parts.store),
-        "kind": "pretrain",
-        "precision": precision_used(train.precision, device),
-    }
-    with run_folder(config.out_dir, plain(config), provenance, model=PretrainConfig) as run:
-        if run.finished:
-            say(f"{config.out_dir}: this pretraining is done; remove the folder to repeat it")
+    with run_of(config, config.out_dir, parts.store, "pretrain", train.precision, device) as run:
+        if run is None:
             return
         dataset = parts.dataset()
         if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
@@ -81,7 +74,7 @@ def run_pretraining(parts: Pretraining, probe: Asked | None, device: torch.devic
         def watch(step: int) -> dict[str, float]:
             if probe is None or step % probe.every:
                 return {}
-            return probe.answer(learner.network, device, autocast_dtype(train.precision, device))
+            return probe.measure(learner.network, device, autocast_dtype(train.precision, device))
 
         fit(
             learner,
@@ -94,7 +87,7 @@ def run_pretraining(parts: Pretraining, probe: Asked | None, device: torch.devic
             before_step=learner.before_step,
             after_step=learner.after_step,
             watch=watch,
-            keep=lambda step: write_encoder(parts, run, f"encoder_{step}", step),
+            keep=lambda step: run.weights(f"encoder_{step}", learner.network, sidecar(parts, step)),
         )
         finish(parts, run, device)
     say(f"{config.out_dir / 'encoder.safetensors'}")
@@ -110,19 +103,20 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
 
 
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
-    """Write the encoder and the embedding export, and mark the run as done."""
+    """Write the encoder, the embedding export and the pair audit, and mark the run as done."""
     if rank() == 0:
-        write_encoder(parts, run, "encoder", parts.config.train.steps)
+        run.weights("encoder", parts.learner.network, sidecar(parts, parts.config.train.steps))
         export_embeddings(parts, run, device)
+        export_audit(parts, run)
     run.status("done", parts.config.train.steps)
 
 
-def write_encoder(parts: Pretraining, run: RunFolder, name: str, step: int) -> None:
-    """Write the weights of the network (with the decoder if it has one) after `step`, and their metadata."""
-    weights = {key: tensor.contiguous().cpu() for key, tensor in parts.learner.network.state_dict().items()}
-    with open_atomic(run.path / f"{name}.safetensors") as file:
-        file.write(to_safetensors(weights, metadata={"format": "pt"}))
-    write_json(run.path / f"{name}.json", sidecar(parts, step))
+def export_audit(parts: Pretraining, run: RunFolder) -> None:
+    """Write the audit of the pairs to pair_audit.json, if there are pairs and scans with label maps."""
+    network = parts.learner.network.cpu() if needs_features(parts.strategy) else None
+    audit = None if parts.config.objective.name == "mae" else audit_by_structures(parts, network)
+    if audit is not None:
+        write_json(run.path / PAIR_AUDIT, audit.as_dict())
 
 
 def sidecar(parts: Pretraining, step: int) -> dict[str, Any]:

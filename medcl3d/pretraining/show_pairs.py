@@ -12,19 +12,17 @@ import numpy as np
 from matplotlib.image import imsave
 
 from medcl3d.config.loading import load
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import say
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_audit import Structures, audit_of
-from medcl3d.pretraining.pair_distances import distances_of
-from medcl3d.pretraining.pair_measures import PairFacts, facts_of
+from medcl3d.pretraining.pair_audit import audit_by_structures
+from medcl3d.pretraining.pair_measures import PairFacts, distances_of, facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
 from medcl3d.pretraining.summary import summary
 
-AUDITED_BATCHES = 5
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -58,8 +56,7 @@ def show_pairs(
 ) -> PairFacts | None:
     """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
 
-    Returns the facts of the batch; None with `check`, which draws nothing. ConfigError, DataError,
-    MachineError.
+    Returns the facts of the batch; None with `check`, which draws nothing.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(
@@ -77,23 +74,14 @@ def show_pairs(
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(out) as file:
         file.write(_png(_above(pairs, relation)))
-    audited = _audit_lines(parts)
+    audit = audit_by_structures(parts)
+    audited = ["no pair audit: no item is in a structure of a label map"] if audit is None else audit.lines()
     say("\n".join([*facts.lines(), *distances_of([facts]).lines(), *audited]))
     say(str(out))
     if page:
         write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path, audited))
         say(str(out.with_suffix(".html")))
     return facts
-
-
-def _audit_lines(parts: Pretraining) -> list[str]:
-    """The pair audit of the first batches by label maps, if pretraining scans have some that are drawn."""
-    if not any(parts.store.has_label(int(row)) for row in parts.scans.rows):
-        return []
-    try:
-        return audit_of(parts, Structures(parts.store), batches=AUDITED_BATCHES).lines()
-    except DataError as error:
-        return [f"no pair audit: {error}"]
 
 
 def _page(
@@ -113,7 +101,7 @@ def _page(
         counts="".join(
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
         ),
-        audit=html.escape("\n".join(audited) or "no label maps: no audit"),
+        audit=html.escape("\n".join(audited)),
         config=html.escape(config_path.read_text(encoding="utf-8")),
         pairs=_embedded(pairs),
         relation=_embedded(relation),

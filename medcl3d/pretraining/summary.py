@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from medcl3d.encoders.cost import forward_flops
-from medcl3d.objectives import HasNotes, Objective
+import torch
+
+from medcl3d.distributed.collectives import world_size
+from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.encoders.memory import activation_bytes
+from medcl3d.encoders.network import forward_flops
+from medcl3d.encoders.recompute import recompute_blocks
+from medcl3d.objectives import HasNotes
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pretraining.compatibility import fields_without_effect
@@ -19,6 +25,7 @@ def summary(parts: Pretraining) -> str:
     count = {name: sum(p.numel() for p in module.parameters()) for name, module in learner.named_children()}
     pairs = f"{config.pairs.name} (placebo)" if config.placebo else config.pairs.name
     patients = parts.scans.collection.table["patient"].nunique()
+    notes = learner.objective.notes(config.train.steps) if isinstance(learner.objective, HasNotes) else ()
     flops = forward_flops(learner.network, parts.store.num_channels, config.data.patch_size)
     return "\n".join(
         [
@@ -27,14 +34,9 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors, batch_grouping_of(parts.strategy, parts.scans.collection)),
-            *(
-                f"  {line}"
-                for line in fields_without_effect(
-                    config, parts.strategy, learner.objective, parts.scans.collection, parts.anchors
-                )
-            ),
+            *(f"  {line}" for line in fields_without_effect(parts)),
             *warmup_warning(config.train),
-            *(f"  {note}" for note in objective_notes(learner.objective, config.train.steps)),
+            *(f"  {note}" for note in notes),
             f"  {config.encoder.name}: {count['network'] / 1e6:.2f} million parameters, objective "
             f"{count['objective'] / 1e6:.2f} million",
             f"  {flops / 1e9:.2f} GFLOP per crop of {' x '.join(map(str, config.data.patch_size))}, one "
@@ -43,9 +45,34 @@ def summary(parts: Pretraining) -> str:
     )
 
 
-def objective_notes(objective: Objective, steps: int) -> list[str]:
-    """Notes of an objective on a training of `steps` steps."""
-    return list(objective.notes(steps)) if isinstance(objective, HasNotes) else []
+def memory_estimate(parts: Pretraining, device: torch.device) -> str:
+    """A line with the memory of one rank's step: weights, gradients, optimizer and stored activations.
+
+    Transient buffers are not included. With `train.checkpointing` it changes the network: its blocks
+    recompute their activations.
+    """
+    train, learner, raw = parts.config.train, parts.learner, parts.dataset()[0]
+    if train.checkpointing:
+        recompute_blocks(learner.network)
+    dtype = autocast_dtype(train.precision, device)
+    samples = train.samples_per_step // world_size()
+    activations = sum(
+        len(group.crops)
+        * activation_bytes(learner.network, group.crops.shape[1], group.crops.shape[2:], dtype)
+        for group in raw.groups
+    ) * (min(train.grad_cache or samples, samples) / samples)
+    states = {"adamw": 2, "sgd": 1, "lars": 1}[train.optimizer]  # float32 averages per weight
+    weights = sum(p.numel() * (4 * (2 + states) if p.requires_grad else 4) for p in learner.parameters())
+    crops = sum(len(group.crops) for group in raw.groups)
+    return (
+        f"  memory: about {_size(activations + weights)} per process for {crops} crops per step "
+        f"(estimated; {_size(activations)} of it for activations in "
+        f"{str(dtype or torch.float32).removeprefix('torch.')})"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, batch_grouping: BatchGrouping | None) -> list[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -22,9 +20,15 @@ from medcl3d.io.disk_space import require_writable
 from medcl3d.io.progress import titled_bar
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.output_folder import refuse_report_over
-from medcl3d.preprocessing.workers import each
-from medcl3d.quality.dicom_series import check_series, with_series
-from medcl3d.quality.examine import MAX_PICTURES, Finding, Look, StoredCheckTask, check_stored_scan, examine
+from medcl3d.preprocessing.workers import in_parallel
+from medcl3d.quality.examine import (
+    MAX_PICTURES,
+    CheckTask,
+    Finding,
+    StoredCheckTask,
+    check_stored_scan,
+    examine,
+)
 from medcl3d.quality.source_detection import CheckOptions, read_collection, split_options
 from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
@@ -34,6 +38,9 @@ SCHEMA = 4
 SMALL_BYTES = 1 << 30
 CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,7 @@ def _opened(report: Path) -> Path | None:
     refuse_report_over(report)
     require_writable(report, "--report", is_file=is_file)
     if is_file and report.is_dir():
-        raise MachineError(
-            problem=f"--report = {report}: is a folder", remedy="choose another name for a file"
-        )
+        raise MachineError(f"--report = {report}", "is a folder", "choose another name for a file")
     (report.parent if is_file else report).mkdir(parents=True, exist_ok=True)
     return None if is_file else report
 
@@ -110,21 +115,31 @@ def _of_source(target: Path, choice: Choice, options: CheckOptions, folder: Path
     manifest = read_collection(target, choice)
     num_pictures = 0 if folder is None else MAX_PICTURES
     rows = enumerate(manifest.table.to_dict("records"))
-    of_files = [_task(manifest, row, options, number < num_pictures) for number, row in rows]
-    tasks = with_series(of_files, manifest.unwritten)
-    check_scan: Callable[[Any], Finding] = check_series if manifest.unwritten else examine
+    tasks = [_task(manifest, row, options, number < num_pictures) for number, row in rows]
     states = {task.scan: task.state() for task in tasks}
     found = _read_cache(folder, states)
     new, num_cached = [task for task in tasks if task.scan not in found], len(found)
-    with titled_bar("checking scans", len(new)) as advance:
-        for finding in each(check_scan, new, options.workers, lambda task: str(task.image)):
-            found[finding.scan] = finding
-            advance("checking scans")
+    found |= _findings("checking scans", examine, new, options.workers, lambda task: task.name)
     if folder is not None:
         _write_cache(folder, states, found)
     cached = [f"{num_cached} scans are unchanged since the last check"] if num_cached else []
     notes = (*manifest.notes, *_without_label(manifest.table), *cached)
     return Checked(target, manifest.table, tuple(found[task.scan] for task in tasks), notes)
+
+
+def _findings(
+    title: str,
+    check_scan: Callable[[T], Finding],
+    tasks: Sequence[T],
+    workers: int,
+    name_of: Callable[[T], str],
+) -> dict[str, Finding]:
+    found = {}
+    with titled_bar(title, len(tasks)) as advance:
+        for finding in in_parallel(check_scan, tasks, workers, name_of):
+            found[finding.scan] = finding
+            advance(title)
+    return found
 
 
 def _without_label(table: pd.DataFrame) -> list[str]:
@@ -135,16 +150,26 @@ def _without_label(table: pd.DataFrame) -> list[str]:
     return [f"{len(unlabelled)} of {len(table)} scans have no label map, as {unlabelled[0]}"]
 
 
-def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> Look:
+def _task(manifest: Manifest, row: Mapping[Any, str], options: CheckOptions, picture: bool) -> CheckTask:
     fault, image, label = manifest.faults.get(row["scan"], ""), manifest.root, None
     try:
         image = manifest.locate(row["path"])
         label = manifest.locate(row["label"]) if row["label"] else None
     except DataError as error:
         fault = str(error)
-    classes, policy = tuple(sorted(manifest.label_names)), (options.nonfinite, options.channels)
-    kind = kind_of(row["modality"])
-    return Look(row["scan"], row["patient"], image, label, classes, *policy, fault, kind, picture)
+    return CheckTask(
+        scan=row["scan"],
+        patient=row["patient"],
+        image=image,
+        label=label,
+        classes=tuple(sorted(manifest.label_names)),
+        nonfinite=options.nonfinite,
+        channels=options.channels,
+        fault=fault,
+        kind=kind_of(row["modality"]),
+        picture=picture,
+        series=manifest.unwritten.get(row["scan"]),
+    )
 
 
 def _write_cache(folder: Path, states: Mapping[str, str], found: Mapping[str, Finding]) -> None:
@@ -174,34 +199,26 @@ def _of_store(target: Path, options: CheckOptions) -> Checked:
     store = Store.open(target)
     patients = store.collection.table["patient"]
     read_split(target / "split.json", patients)
+    spacings = store.collection.spacings.round(4).tolist()
     tasks = [
-        StoredCheckTask(
-            target, str(patients.iloc[scan]), about, tuple(store.spacing_mm(scan).round(4).tolist())
-        )
-        for scan, about in enumerate(store.scans)
+        StoredCheckTask(target, patient, about, tuple(spacing))
+        for patient, about, spacing in zip(patients, store.scans, spacings, strict=True)
     ]
     # Starting a process takes seconds, in which one process reads a gigabyte.
     is_small = sum(about["stored_bytes"] for about in store.scans) < SMALL_BYTES
     workers = options.workers or (1 if is_small else 0)
-    found: dict[str, Finding] = {}
-    with titled_bar("checking stored scans", len(tasks)) as advance:
-        for finding in each(check_stored_scan, tasks, workers, lambda task: str(task.about["scan"])):
-            found[finding.scan] = finding
-            advance("checking stored scans")
-    findings = tuple(found[task.about["scan"]] for task in tasks)
+    found = _findings("checking stored scans", check_stored_scan, tasks, workers, lambda task: task.scan)
+    findings = tuple(found[task.scan] for task in tasks)
     return Checked(target, store.collection.table.fillna(""), findings, _missing_sources(store))
 
 
 def _missing_sources(store: Store) -> tuple[str, ...]:
     """A note on scans whose source files are missing, so that changes cannot be detected."""
-    missing = [about["source"]["path"] for about in store.scans if not Path(about["source"]["path"]).exists()]
+    missing = [path for about in store.scans if not Path(path := about["source"]["path"]).exists()]
     if not missing:
         return ()
-    count = f"{len(missing)} of {len(store)}"
-    return (
-        f"the source files of {count} scans are missing, as {missing[0]}; "
-        "whether they changed was not checked",
-    )
+    count = f"the source files of {len(missing)} of {len(store)} scans are missing"
+    return (f"{count}, as {missing[0]}; whether they changed was not checked",)
 
 
 def _duplicate_rows(checked: Checked) -> list[list[int]]:
@@ -230,27 +247,21 @@ def _leaks(checked: Checked) -> list[str]:
 
 
 def _write(report: Path, checked: Checked) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("scan", "patient", "fault", "warnings", *FACTS))
-    for f in checked.findings:
-        facts = [_cell(f.facts.get(name, "")) for name in FACTS]
-        writer.writerow((f.scan, f.patient, f.fault, "; ".join(f.warnings), *facts))
-    if report.suffix == ".csv":
-        write_text(report, text.getvalue())
-        return
-    from medcl3d.quality.page import render_page
+    rows = [
+        (f.scan, f.patient, f.fault, "; ".join(f.warnings), *(_cell(f.facts.get(name, "")) for name in FACTS))
+        for f in checked.findings
+    ]
+    table = pd.DataFrame(rows, columns=["scan", "patient", "fault", "warnings", *FACTS])
+    is_file = report.suffix == ".csv"
+    write_text(report if is_file else report / "report.csv", table.to_csv(index=False, lineterminator="\n"))
+    if not is_file:
+        from medcl3d.quality.page import render_page
 
-    write_text(report / "report.csv", text.getvalue())
-    duplicates = (*_leaks(checked), *_duplicates(checked))
-    write_text(
-        report / "report.html", render_page(checked.target, checked.table, checked.findings, duplicates)
-    )
+        duplicates = (*_leaks(checked), *_duplicates(checked))
+        page = render_page(checked.target, checked.table, checked.findings, duplicates)
+        write_text(report / "report.html", page)
 
 
 def _cell(value: Any) -> str:
-    return (
-        "x".join(f"{v:g}" for v in value)
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else str(value)
-    )
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return "x".join(f"{v:g}" for v in value) if is_list else str(value)

@@ -7,13 +7,15 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from medcl3d.core.errors import DataError, MachineError, unexpected_error
+from medcl3d.core.errors import DataError, UserError, unexpected_error
+from medcl3d.datasets.dicom.series import Series, write_series
 from medcl3d.preprocessing.intensity_kind import Kind, kind_warnings, label_warnings
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.preprocessing.resample import to_ras
@@ -27,11 +29,12 @@ STRIDE = 7  # between the voxels that percentiles are computed from
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckTask:
     """A scan to check: a row of a manifest with its files, or with a fault that is already known.
 
     kind     how its intensities would be normalised
     picture  whether to draw a thumbnail, which takes longer than reading a small scan
+    series   the DICOM series to read in place of `image`
     """
 
     scan: str
@@ -44,6 +47,12 @@ class Look:
     fault: str = ""
     kind: Kind = "none"
     picture: bool = False
+    series: Series | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return str(self.image) if self.series is None else self.series.called or self.scan
 
     def state(self) -> str:
         """The inputs of a finding: size and time of the files, and the options.
@@ -57,7 +66,9 @@ class Look:
         stats = [file.stat() if os.path.exists(file) else None for file in files]
         sizes = [None if s is None else [s.st_size, s.st_mtime_ns] for s in stats]
         options = [self.classes, self.nonfinite, self.channels, self.kind, self.picture]
-        return json.dumps([str(self.image), str(self.label or ""), *options, sizes])
+        state = json.dumps([str(self.image), str(self.label or ""), *options, sizes])
+        of = self.series
+        return state if of is None else f"{state} {of.pet} {of.tilt} {of.state()}"
 
 
 @dataclass(frozen=True)
@@ -76,21 +87,33 @@ class Finding:
     thumbnail: str = ""
 
 
-def examine(task: Look) -> Finding:
+def examine(task: CheckTask) -> Finding:
     """Read and validate a scan and its label. Faults are returned, not raised."""
     fault, skipped = task.fault, ""
     if not fault:
         try:
-            return _finding(task)
+            return _finding(task) if task.series is None else _finding_of_series(task, task.series)
         except SkippedScan as error:
             skipped = str(error)
         except DataError as error:
             fault = str(error)
+        except UserError:  # an error of the environment, not of the scan
+            raise
         except MemoryError:
-            fault = f"{task.image}: not enough memory for this scan; use fewer workers"
+            fault = f"{task.name}: not enough memory for this scan; use fewer workers"
         except Exception as error:
-            fault = unexpected_error(task.image, error)
+            fault = unexpected_error(task.name, error)
     return Finding(task.scan, fault, (skipped,) if skipped else (), task.patient)
+
+
+def _finding_of_series(task: CheckTask, series: Series) -> Finding:
+    """Validate a series as the NIfTI file that it becomes, which is temporary."""
+    with TemporaryDirectory(prefix="medcl3d-") as folder:
+        image = Path(folder) / "series.nii.gz"
+        warnings = write_series(series, image)
+        found = examine(replace(task, image=image, series=None))
+    fault = found.fault.replace(str(image), task.name)
+    return replace(found, fault=fault, warnings=(*warnings, *found.warnings))
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,11 @@ class StoredCheckTask:
     patient: str
     about: dict[str, Any]
     spacing_mm: tuple[float, ...]
+
+    @property
+    def scan(self) -> str:
+        """Its id."""
+        return str(self.about["scan"])
 
 
 def check_stored_scan(task: StoredCheckTask) -> Finding:
@@ -113,11 +141,11 @@ def check_stored_scan(task: StoredCheckTask) -> Finding:
         fault = _changed(about)
     except DataError as error:
         fault = str(error)
-    except MachineError:
+    except UserError:
         raise
     except Exception as error:
-        fault = unexpected_error(task.root / about["scan"], error)
-    return Finding(about["scan"], fault, () if fault else tuple(about["warnings"]), task.patient, facts)
+        fault = unexpected_error(task.root / task.scan, error)
+    return Finding(task.scan, fault, () if fault else tuple(about["warnings"]), task.patient, facts)
 
 
 def _changed(description: Mapping[str, Any]) -> str:
@@ -139,7 +167,7 @@ def _changed(description: Mapping[str, Any]) -> str:
     return ""
 
 
-def _finding(task: Look) -> Finding:
+def _finding(task: CheckTask) -> Finding:
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
     facts, warnings = _facts(image), [*image.warnings, *label_warnings(image.voxels)]
     warnings += kind_warnings(image.voxels, task.kind)
@@ -147,9 +175,8 @@ def _finding(task: Look) -> Finding:
         label = read_label(task.label, image, task.classes)
         warnings += label.warnings
         facts["classes"] = [int(value) for value in np.unique(label.voxels)]
-    return Finding(
-        task.scan, "", tuple(warnings), task.patient, facts, _thumbnail(image) if task.picture else ""
-    )
+    thumbnail = _thumbnail(image) if task.picture else ""
+    return Finding(task.scan, "", tuple(warnings), task.patient, facts, thumbnail)
 
 
 def _facts(image: Volume) -> dict[str, Any]:

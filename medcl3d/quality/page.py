@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import jinja2
@@ -55,31 +56,28 @@ def render_page(
 
 def _histograms(table: pd.DataFrame, findings: Sequence[Finding]) -> list[tuple[str, list[Bar]]]:
     facts = [f.facts for f in findings if f.facts]
-    columns: list[tuple[str, Sequence[float]]] = []
+    columns: dict[str, Sequence[float]] = {}
     for axis, name in enumerate("XYZ"):
-        columns.append((f"voxel size along the file's {name}, mm", [f["spacing_mm"][axis] for f in facts]))
+        columns[f"voxel size along the file's {name}, mm"] = [f["spacing_mm"][axis] for f in facts]
     for axis, name in enumerate("XYZ"):
-        columns.append((f"voxels along the file's {name}", [f["shape"][axis] for f in facts]))
-    columns += [
-        (f"intensity, {name}", [f[name] for f in facts if name in f]) for name in ("p0.5", "median", "p99.5")
-    ]
+        columns[f"voxels along the file's {name}"] = [f["shape"][axis] for f in facts]
+    for name in ("p0.5", "median", "p99.5"):
+        columns[f"intensity, {name}"] = [f[name] for f in facts if name in f]
     if "session" in table:
-        columns.append(("sessions per patient", table.groupby("patient")["session"].nunique().tolist()))
-    columns.append(("scans per patient", table.groupby("patient").size().tolist()))
-    return [(name, bars(values)) for name, values in columns if values]
+        columns["sessions per patient"] = table.groupby("patient")["session"].nunique().tolist()
+    columns["scans per patient"] = table.groupby("patient").size().tolist()
+    return [(name, bars(values)) for name, values in columns.items() if values]
 
 
 def bars(values: Sequence[float]) -> list[Bar]:
     """One bar per value if there are few, else `NUM_BINS` bins of equal width from minimum to maximum."""
     found, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     if len(found) <= NUM_BINS:
-        return [
-            Bar(f"{value:g}", int(count), count / counts.max())
-            for value, count in zip(found, counts, strict=True)
-        ]
-    counts, edges = np.histogram(values, NUM_BINS)
-    pairs = zip(edges, edges[1:], counts, strict=False)
-    return [Bar(f"{low:.4g} to {high:.4g}", int(count), count / counts.max()) for low, high, count in pairs]
+        texts = [f"{value:g}" for value in found]
+    else:
+        counts, edges = np.histogram(values, NUM_BINS)
+        texts = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges)]
+    return [Bar(text, int(n), n / counts.max()) for text, n in zip(texts, counts, strict=True)]
 
 
 def _missing(table: pd.DataFrame) -> list[tuple[str, int]]:

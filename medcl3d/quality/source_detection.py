@@ -11,23 +11,17 @@ import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 
-from medcl3d.config.choices import choice_of, describe
+from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import STRICT, Choice, Fraction
 from medcl3d.config.loading import parse
 from medcl3d.config.overrides import Schema
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
+from medcl3d.datasets.sources.csv import MANIFESTS
 from medcl3d.io.walk import volumes_under
-from medcl3d.preprocessing.options import option_schemas
+from medcl3d.preprocessing.options import option_schemas, refuse_unknown
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite
-
-SOURCE_OF_FILE = (
-    ("dataset.json", "decathlon"),
-    ("manifest.csv", "csv"),
-    ("manifest.tsv", "csv"),
-    ("manifest.json", "csv"),
-)
 
 
 @validated(frozen=True, kw_only=True, config=STRICT)
@@ -65,25 +59,11 @@ def split_options(target: Path, given: dict[str, Any]) -> tuple[Choice | None, C
     if name in ("", "files"):
         unknown = [key for key in given if name == "" or key != "allow_outside"]
         if unknown:
-            raise ConfigError(
-                unknown[0],
-                None,
-                "unknown option",
-                "choose its source, as source=folder",
-                place="check",
-            )
+            remedy = "choose its source, as source=folder"
+            raise ConfigError(unknown[0], None, "unknown option", remedy, place="check")
         return (None if name == "" else Choice("files", vars(parse(given, _FilesOptions, "check")))), options
     if name in SOURCES.names():
-        own = [spec.name for spec in describe(SOURCES, str(name))]
-        unknown = [key for key in given if key not in own]
-        if unknown:
-            raise ConfigError(
-                unknown[0],
-                None,
-                "unknown option",
-                f"of {name}: {', '.join(own)}; of any: source, {', '.join(known)}",
-                place="check",
-            )
+        refuse_unknown(given, str(name), ["source", *known], "check")
     return parse({"source": {str(name): given}}, _SourceChoice, "check").source, options
 
 
@@ -99,12 +79,11 @@ def detect_source(target: Path) -> str:
         return ""
     if target.is_file():
         return "csv" if target.suffix.lower() in (".csv", ".tsv", ".json") else "files"
-    for file, name in SOURCE_OF_FILE:
-        if (target / file).exists():
-            is_nnunet = name == "decathlon" and '"channel_names"' in (target / file).read_text(
-                encoding="utf-8", errors="replace"
-            )
-            return "nnunet" if is_nnunet else name
+    if (target / "dataset.json").exists():
+        text = (target / "dataset.json").read_text(encoding="utf-8", errors="replace")
+        return "nnunet" if '"channel_names"' in text else "decathlon"
+    if any((target / name).exists() for name in MANIFESTS):
+        return "csv"
     return "bids" if any(target.glob("sub-*")) else "files"
 
 
@@ -112,28 +91,18 @@ def read_collection(target: Path, choice: Choice) -> Manifest:
     """The collection, as its source reads it; nothing is written. ConfigError, DataError."""
     if choice.name != "files":
         if choice.name in ("medmnist", "simulated"):
-            raise ConfigError(
-                problem=f"source {choice.name} writes new files",
-                remedy="prepare it, and check the output",
-                place="check",
-            )
+            problem, remedy = f"source {choice.name} writes new files", "prepare it, and check the output"
+            raise ConfigError(problem=problem, remedy=remedy, place="check")
         # None: its series are validated but not written.
-        folders = (target, None) if choice.name == "dicom" else (target,)
-        made: Manifest = SOURCES.build(choice, *folders)
+        made: Manifest = SOURCES.build(choice, target, *([None] if choice.name == "dicom" else []))
         return made
     if target.is_file():
         return Manifest.of(pd.DataFrame({"path": [target.name]}), target.parent)
     volumes, unread = volumes_under(target)
     if not volumes:
         others = "".join(f"; {note}" for note in unread)
-        raise DataError(
-            target,
-            f"not a store, without a manifest or NIfTI files{others}",
-            "use source=dicom for DICOM files",
-        )
-    found = Manifest.of(
-        pd.DataFrame({"path": [path.as_posix() for path in volumes]}),
-        target,
-        outside=bool(choice.fields["allow_outside"]),
-    )
+        problem = f"not a store, without a manifest or NIfTI files{others}"
+        raise DataError(target, problem, "use source=dicom for DICOM files")
+    table = pd.DataFrame({"path": [path.as_posix() for path in volumes]})
+    found = Manifest.of(table, target, outside=bool(choice.fields["allow_outside"]))
     return replace(found, notes=(*found.notes, *unread))

@@ -40,12 +40,12 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        said = str(error).splitlines()[0]
+        first_line = str(error).splitlines()[0]
         full = shared_memory_now(size)
         # What ended the worker is either the error itself or the one that it was raised from.
         if full or "shared memory" in f"{error} {error.__cause__}":
-            raise MachineError(said, full or f"shared memory is full; {REMEDY}") from error
+            raise MachineError(first_line, full or f"shared memory is full; {REMEDY}") from error
         raise MachineError(
-            problem=f"{said}; was it out of memory, or killed? Fewer train.workers need less",
+            problem=f"{first_line}; was it out of memory, or killed? Fewer train.workers need less",
             remedy="the same command resumes",
         ) from error

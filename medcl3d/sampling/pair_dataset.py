@@ -19,8 +19,7 @@ from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points, permutes_regions
 from medcl3d.pairs.traits import region_traits_of
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice, stacked
+from medcl3d.sampling.plan import Plan, RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.sampling.regions import regions_at
 from medcl3d.store.scan_selection import ScanSelection
@@ -68,9 +67,7 @@ class PairDataset(Dataset[RawBatch]):
         return self.collate(step, samples, [[self._crop(view) for view in views] for views in samples])
 
     def draw(self, step: int, index: int) -> tuple[int, np.random.Generator]:
-        """The anchor of this rank's sample `index` of a step, and the generator that its views are drawn
-        with.
-        """
+        """The anchor of this rank's sample `index` of a step, and the generator of its views."""
         return self._slice.anchor(step, index), self._slice.generator(step, index, Stream.SAMPLE)
 
     def collate(
@@ -79,9 +76,7 @@ class PairDataset(Dataset[RawBatch]):
         samples: Sequence[tuple[ViewSpec, ...]],
         crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]],
     ) -> RawBatch:
-        """This rank's batch of a step from what was drawn and its voxels, ``[C, D, H, W]`` for each view of
-        each sample.
-        """
+        """This rank's batch of a step from the drawn views and their crops ``[C, D, H, W]``."""
         pairs = enumerate(zip(samples, crops, strict=True))
         return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
 
@@ -174,9 +169,7 @@ class PairDataset(Dataset[RawBatch]):
 def _inside(
     world: Float64[Tensor, "P 3"], affines: Float64[Tensor, "N 4 4"], shapes: Int[Tensor, "N 3"]
 ) -> Bool[Tensor, " P"]:
-    """``Bool[P]``: positions ``[P, 3]`` in mm that are inside all of the grids, ``[V, 4, 4]`` of ``[V, 3]``
-    voxels.
-    """
+    """``Bool[P]``: positions ``[P, 3]`` in mm inside all grids, ``[V, 4, 4]`` of ``[V, 3]`` voxels."""
     inverse = torch.linalg.inv(affines)
     voxels = torch.einsum("vij,pj->vpi", inverse[:, :3, :3], world) + inverse[:, None, :3, 3]
     inside: Tensor = ((voxels >= -0.5) & (voxels <= shapes[:, None] - 0.5)).all(-1).all(0)

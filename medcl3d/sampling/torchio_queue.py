@@ -79,8 +79,7 @@ def torchio_batches(dataset: PairDataset, workers: int, start: int) -> Iterator[
     """The batches of steps `start` .. `steps` - 1 of a dataset, cut by a `PairSampler` behind a `tio.Queue`.
 
     The queue is not shuffled, since the plan of the run already is; so the samples are those of the store's
-    loader, also after a resume. Whole scans are read for each sample (by `workers`), which is what TorchIO
-    does.
+    loader, also after a resume. Whole scans are read for each sample (by `workers`), as TorchIO does.
     """
     per_rank = dataset.per_rank
     samples = _SamplesOfRun(dataset)

@@ -33,16 +33,13 @@ class PairSampler(tio.data.PatchSampler):
     """A TorchIO sampler that cuts a whole sample of a pair strategy: all views that belong together.
 
     Its items are Subjects with the images ``view_0``, ``view_1``, ..., each with its affine and, under
-    ``scan``,
-    the name of the image that it was cut from; ``location`` is ``Int[views, 6]``, the first and last-plus-one
-    voxel of
-    each, as in TorchIO. So a `tio.Queue` may shuffle items, and positives stay together.
+    ``scan``, the name of the image that it was cut from; ``location`` is ``Int[views, 6]``, the first and
+    last-plus-one voxel of each, as in TorchIO. So a `tio.Queue` may shuffle items; positives stay together.
 
     A subject holds the scans of one patient as `ScalarImage`, of any shapes and spacings. Further columns of
-    strategies (session, session_days, modality, frame) are extra arguments of the image:
-    ``tio.ScalarImage(path,
-    session="2", session_days=180)``. Past the border of a scan the value is its attribute `fill`, else its
-    minimum.
+    strategies (session, session_days, modality, frame) are extra arguments of the image, as in
+    ``tio.ScalarImage(path, session="2")``. Past the border of a scan the value is its attribute `fill`, else
+    its minimum.
 
     strategy    of `medcl3d.pairs`, one that stays within a patient (ConfigError otherwise)
     patch_size  voxels of a view
@@ -59,9 +56,7 @@ class PairSampler(tio.data.PatchSampler):
         self.strategy, self.collection = strategy, collection
 
     def __call__(self, subject: tio.Subject, num_patches: int | None = None) -> Generator[tio.Subject]:
-        """Samples of a subject, without end or `num_patches`. DataError if the strategy finds no anchor in
-        it.
-        """
+        """Samples of a subject, without end or `num_patches`. DataError if it has no anchor."""
         # TorchIO requires one grid per subject; here every scan keeps its own.
         return self._generate_patches(subject, num_patches)
 
@@ -145,9 +140,7 @@ def crop_of(image: Any, box: Box) -> Shaped[torch.Tensor, "C D H W"]:
 
 
 def collection_of(subject: tio.Subject, patch_size: Triple) -> Collection:
-    """The scalar images of a subject as the collection of one patient; its name is ``subject["patient"]``, if
-    there is one.
-    """
+    """The scalar images of a subject as the collection of one patient, by default named 1."""
     images = subject.get_images_dict()
     rows = [
         {

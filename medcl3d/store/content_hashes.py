@@ -23,12 +23,9 @@ import numpy as np
 OF_SOURCE = {"sha256": "the same file", "voxels_sha256": "the same volume in another file"}
 HASHES = {**OF_SOURCE, "stored_sha256": "the same stored volume"}
 
+# Hexadecimal digits kept of a hash, 64 bits: one line of up to 55 bytes per scan. A hash of 5 000 scans
+# equals one of 20 000 others by chance with probability 15 000 x 60 000 / 2^64, about 1 in 20 000 million.
 DIGITS = 16
-"""Hexadecimal digits kept of a hash, 64 bits: one line of up to 55 bytes per scan.
-
-The probability that a hash of 5 000 scans equals one of 20 000 others by chance is 15 000 x 60 000 / 2^64,
-about 1 in 20 000 million.
-"""
 
 
 def hash_voxels(voxels: np.ndarray) -> str:

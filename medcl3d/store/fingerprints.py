@@ -40,12 +40,11 @@ def fingerprints(store: Store) -> dict[str, Any]:
     names = [*ALWAYS_READ, *(name for name in table if name not in (*ALWAYS_READ, *PATH_COLUMNS, "split"))]
     missing = pd.Series(None, index=table.index, dtype=object)
     split = read_split(store.root / "split.json", table["patient"])
+    columns = {name: _values(table.get(name, missing), is_id=name in ID_COLUMNS) for name in names}
     return {
         "data": store.fingerprint(),
         "body": body.hexdigest(),
-        "manifest": {
-            name: _hash(_values(table.get(name, missing), is_id=name in ID_COLUMNS)) for name in names
-        },
+        "manifest": {name: _hash(values) for name, values in columns.items()},
         "split": _hash([split.train, split.test, split.validation, split.folds]),
     }
 
@@ -59,10 +58,8 @@ def hashed_parts(provenance: Mapping[str, Any]) -> dict[str, Any]:
     for key, name in (("body", "the position of the body"), ("split", "split.json")):
         if key in provenance:
             found[name] = provenance[key]
-    return found | {
-        f"the column {name} of manifest.csv": digest
-        for name, digest in provenance.get("manifest", {}).items()
-    }
+    columns = provenance.get("manifest", {})
+    return found | {f"the column {name} of manifest.csv": digest for name, digest in columns.items()}
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -63,9 +63,8 @@ def select_scans(store: Store, config: DataConfig, patients: Sequence[str] | Non
         keep &= ~mask
 
     if patients is not None:
-        leave_out(
-            ~collection.table["patient"].isin(patients).to_numpy(), "patient is not in this part of the split"
-        )
+        other = ~collection.table["patient"].isin(patients).to_numpy()
+        leave_out(other, "patient is not in this part of the split")
     if config.modalities is not None:
         other = ~collection.table["modality"].isin(config.modalities).to_numpy()
         leave_out(other, f"modality is not in {', '.join(config.modalities)}")
@@ -73,17 +72,13 @@ def select_scans(store: Store, config: DataConfig, patients: Sequence[str] | Non
     if config.smaller_than_patch == "skip":
         leave_out(small, f"smaller than the patch {config.patch_size}")
     elif config.smaller_than_patch == "error" and small.any():
-        first = ", ".join(
-            f"{collection.table['scan'].iloc[i]} {tuple(int(n) for n in collection.shapes[i])}"
-            for i in np.flatnonzero(small)[:3]
-        )
-        smallest = tuple(int(n) for n in collection.shapes[keep].min(0))
-        raise DataError(
-            config.root,
-            f"{int(small.sum())} of {int(keep.sum())} scans are smaller than data.patch_size = "
-            f"{config.patch_size} (first: {first})",
-            f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}",
-        )
+        ids, shapes = collection.table["scan"], collection.shapes
+        first = ", ".join(f"{ids.iloc[i]} {tuple(shapes[i].tolist())}" for i in np.flatnonzero(small)[:3])
+        smaller = f"smaller than data.patch_size = {config.patch_size} (first: {first})"
+        problem = f"{int(small.sum())} of {int(keep.sum())} scans are {smaller}"
+        smallest = tuple(shapes[keep].min(0).tolist())
+        remedy = f"set data.smaller_than_patch to pad or skip, or lower the patch to at most {smallest}"
+        raise DataError(config.root, problem, remedy)
     if not keep.any():
         reasons = "; ".join(f"{n}: {reason}" for reason, n in left_out.items())
         raise DataError(config.root, f"no scan is left to use ({reasons})")

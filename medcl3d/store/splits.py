@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from medcl3d.io.atomic import write_json
 
 SCHEMA = 1
 SIDES = ("train", "test", "validation")
+CORRECT = "correct the file, or prepare again"
 Measured = Literal["test", "validation"]
 
 
@@ -44,10 +45,8 @@ class Split:
         """Patients by part: the sides, or the folds in place of train and test."""
         if not self.folds:
             return {side: getattr(self, side) for side in SIDES}
-        return {
-            **{f"fold {number}": fold for number, fold in enumerate(self.folds)},
-            "validation": self.validation,
-        }
+        folds = {f"fold {number}": fold for number, fold in enumerate(self.folds)}
+        return {**folds, "validation": self.validation}
 
     def of_fold(self, fold: int | None) -> Split:
         """The split with one fold as the test side and all other folds as the training side.
@@ -60,22 +59,17 @@ class Split:
             known = f"has the folds 0 to {len(self.folds) - 1}; choose one of them"
             none = "has no folds; prepare the scans with folds=5, or remove fold"
             raise ConfigError("data.fold", fold, f"the split {(known if self.folds else none)}")
-        train = sorted(
-            patient for number, part in enumerate(self.folds) if number != fold for patient in part
-        )
-        return replace(self, train=tuple(train), test=self.folds[fold])
+        others = chain(*self.folds[:fold], *self.folds[fold + 1 :])
+        return replace(self, train=tuple(sorted(others)), test=self.folds[fold])
 
     def measured_on(self, side: Measured) -> Split:
         """The split with `side` as the test side. ConfigError if it has no patients."""
         if side == "test":
             return self
         if not self.validation:
-            raise ConfigError(
-                "measured_on",
-                None,
-                "validation: the split has no validation patients",
-                "prepare the scans with validation_fraction=0.2, or name them in the manifest's column split",
-            )
+            problem = "validation: the split has no validation patients"
+            remedy = "prepare the scans with validation_fraction=0.2, or name them in the column split"
+            raise ConfigError("measured_on", None, problem, remedy)
         return replace(self, test=self.validation, validation=self.test)
 
 
@@ -92,10 +86,8 @@ def make_split(
     if len(given):
         rest = sorted(set(table["patient"]) - set(given["patient"]))
         if rest:
-            raise DataError(
-                problem=f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}",
-                remedy="give all patients one, or none",
-            )
+            problem = f"{len(rest)} patients have no split in the manifest: {', '.join(rest[:10])}"
+            raise DataError("", problem, "give all patients one, or none")
         split = Split(*(tuple(sorted(set(given["patient"][given["split"] == side]))) for side in SIDES))
         _refuse_overlap("the manifest", split)
         return split
@@ -119,10 +111,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
     are never trained on. Raises DataError if the manifest has a split, or if a fold would be empty.
     """
     if (table["split"] != "").any():
-        raise DataError(
-            problem=f"folds = {folds}: the manifest's column split already defines the sides",
-            remedy="remove the column, or remove folds",
-        )
+        problem = f"folds = {folds}: the manifest's column split already defines the sides"
+        raise DataError("", problem, "remove the column, or remove folds")
     in_folds: list[str] = []
     validation: set[str] = set()
     for group in _shuffled_strata(table, seed):
@@ -130,10 +120,8 @@ def make_folds(table: pd.DataFrame, *, folds: int, seed: int, validation_fractio
         validation.update(group[:num_validation])
         in_folds += group[num_validation:]
     if len(in_folds) < folds:
-        raise DataError(
-            problem=f"folds = {folds}: there are only {len(in_folds)} patients for the folds",
-            remedy="use fewer folds, or more patients",
-        )
+        problem = f"folds = {folds}: there are only {len(in_folds)} patients for the folds"
+        raise DataError("", problem, "use fewer folds, or more patients")
     # The strata follow each other, so that every stratum and their total are distributed evenly.
     parts = tuple(tuple(sorted(in_folds[number::folds])) for number in range(folds))
     return Split((), (), tuple(sorted(validation)), parts).of_fold(0)
@@ -204,23 +192,17 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        sides, folds = (
-            [content["train"], content["test"], content.get("validation", [])],
-            content.get("folds", []),
-        )
+        sides = [content["train"], content["test"], content.get("validation", [])]
+        folds = content.get("folds", [])
         parts = (*sides, *folds)
-        if not all(isinstance(p, str) for part in parts for p in part) or not all(
-            isinstance(part, list) for part in parts
-        ):
-            raise ValueError(
-                "train, test, validation and each of folds must be lists of patient ids in quotes"
-            )
+        are_lists = all(isinstance(part, list) for part in parts)
+        if not are_lists or not all(isinstance(patient, str) for patient in chain(*parts)):
+            raise ValueError("train, test, validation and each of folds are lists of patient ids in quotes")
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "`medcl3d prepare` writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            path, f"not a split ({error})", 'needed is {"schema": 1, "train": ["id"], "test": ["id"]}'
-        ) from None
+        remedy = 'needed is {"schema": 1, "train": ["id"], "test": ["id"]}'
+        raise DataError(path, f"not a split ({error})", remedy) from None
     if content.get("schema") != SCHEMA:
         raise DataError(path, f"schema is {content.get('schema')!r}, this version reads {SCHEMA}")
     train, test, validation = (tuple(sorted(set(side))) for side in sides)
@@ -228,15 +210,11 @@ def read_split(path: Path, patients: Iterable[str]) -> Split:
     _refuse_overlap(str(path), split)
     _refuse_other_folds(path, split)
     known, placed = set(patients), {*split.train, *split.held_out}
-    for wrong, what in (
-        (placed - known, "are not in the store"),
-        (known - placed, "of the store have no side"),
-    ):
+    unknown = {"are not in the store": placed - known, "of the store have no side": known - placed}
+    for what, wrong in unknown.items():
         if wrong:
             ids = ", ".join(sorted(wrong)[:10])
-            raise DataError(
-                path, f"{len(wrong)} patients {what}: {ids}", "correct the file, or prepare again"
-            )
+            raise DataError(path, f"{len(wrong)} patients {what}: {ids}", CORRECT)
     return split
 
 
@@ -246,25 +224,19 @@ def _refuse_overlap(where: str, split: Split) -> None:
         for first, second in combinations(parts, 2):
             both = sorted(set(parts[first]) & set(parts[second]))
             if both:
-                ids = ", ".join(both[:10])
-                count = f"{len(both)} patients"
-                raise DataError(
-                    where, f"{count} are in {first} and in {second}: {ids}", "leave each on one side"
-                )
+                problem = f"{len(both)} patients are in {first} and in {second}: {', '.join(both[:10])}"
+                raise DataError(where, problem, "leave each on one side")
 
 
 def _refuse_other_folds(path: Path, split: Split) -> None:
     """DataError if the folds are not exactly the training and test patients, or if there is only one."""
     if not split.folds:
         return
-    wrong = sorted({*split.train, *split.test} ^ {patient for fold in split.folds for patient in fold})
+    wrong = sorted({*split.train, *split.test} ^ set(chain(*split.folds)))
     if wrong or len(split.folds) < 2 or not all(split.folds):
         ids = f" ({len(wrong)} differ: {', '.join(wrong[:10])})" if wrong else ""
-        raise DataError(
-            path,
-            f"two or more folds must contain exactly the patients of train and test{ids}",
-            "correct the file, or prepare again",
-        )
+        problem = f"two or more folds must contain exactly the patients of train and test{ids}"
+        raise DataError(path, problem, CORRECT)
 
 
 def select_labelled(
@@ -286,20 +258,15 @@ def select_labelled(
     """
     labelled = sorted(set(split.train) & set(patients_with_label))
     if not 0 < num <= len(labelled):
-        raise ConfigError(
-            "num_labelled",
-            num,
-            f"the training side has {len(labelled)} patients with a label",
-            f"choose 1 to {len(labelled)}",
-        )
+        problem = f"the training side has {len(labelled)} patients with a label"
+        raise ConfigError("num_labelled", num, problem, f"choose 1 to {len(labelled)}")
     order = [labelled[i] for i in np.random.default_rng(seed).permutation(len(labelled))]
     if strata is not None:
         sizes, seen = Counter(strata[p] for p in labelled), Counter[int]()
         quantile: dict[str, float] = {}  # of a patient within its class
         for patient in order:
-            quantile[patient] = (seen[strata[patient]] + (0.0 if each_first else 0.5)) / sizes[
-                strata[patient]
-            ]
-            seen[strata[patient]] += 1
+            of = strata[patient]
+            quantile[patient] = (seen[of] + (0.0 if each_first else 0.5)) / sizes[of]
+            seen[of] += 1
         order.sort(key=lambda patient: quantile[patient])
     return tuple(sorted(order[:num]))

@@ -19,21 +19,22 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
-from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
-from medcl3d.store.registered import read_registered
-from medcl3d.store.stored_scan import SCHEMA, open_stored, stored_names, stored_path, verify_stored
+from medcl3d.store.quantise import Scaling, scale, unpack
+from medcl3d.store.stored_scan import (
+    SCHEMA,
+    open_stored,
+    read_registered,
+    scaling_of,
+    stored_names,
+    stored_path,
+)
 
 # Entries of a description that are not kept in memory: the collection has them as arrays, or no user of a
 # store needs them.
 NOT_KEPT = (
-    "affine",
-    "class_voxels",
-    "source_spacing_mm",
-    "source_shape",
-    "source_affine",
-    "num_nonfinite",
+    "affine", "class_voxels", "source_spacing_mm", "source_shape", "source_affine", "num_nonfinite",
     "atlas_source",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,31 +59,24 @@ class Store:
 
     @staticmethod
     def open(root: Path) -> Store:
-        """Open the output of `prepare`.
-
-        Raises DataError if it is missing, incomplete, or has mixed options.
-        """
+        """Open the output of `prepare`. DataError if it is missing, incomplete, or has mixed options."""
         root = Path(root)
         message = f"{root}: contains no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`"
         summary = _read_json(root / "prepared.json", message)
         if summary.get("schema") != SCHEMA:
-            found = summary.get("schema")
-            raise DataError(
-                root, f"the store has schema {found!r}, this version reads {SCHEMA}", "prepare it again"
-            )
+            problem = f"the store has schema {summary.get('schema')!r}, this version reads {SCHEMA}"
+            raise DataError(root, problem, "prepare it again")
         table = read_table(root / "manifest.csv")
         again = "run the same `medcl3d prepare` command again"
         scans, affines, from_world, shared = [], [], [], dict[str, dict[str, Any]]()
         registered = read_registered(root)
         for scan in table["scan"]:
             path = root / "store" / stored_names(scan)[2]
-            found = _read_json(
-                path, f"{path}: the description of scan {scan!r} is missing or damaged; {again}"
-            )
+            message = f"{path}: the description of scan {scan!r} is missing or damaged; {again}"
+            found = _read_json(path, message)
             if _without_kind(found["options"]) != _without_kind(summary["options"]):
-                raise DataError(
-                    path, f"scan {scan!r} was prepared with other options than the other scans", again
-                )
+                problem = f"scan {scan!r} was prepared with other options than the other scans"
+                raise DataError(path, problem, again)
             affines.append(np.array(found["affine"], dtype=np.float64))
             of_body = found["body"].pop("from_world")
             of_body = registered[scan]["from_world"] if scan in registered else of_body
@@ -127,8 +121,7 @@ class Store:
 
     def scaling(self, scan: int) -> Scaling:
         """Factor and offset of the stored voxels: value = stored * factor + offset."""
-        factor, offset = self.scans[scan].get("scaling", AS_STORED)
-        return float(factor), float(offset)
+        return scaling_of(self.scans[scan])
 
     def has_label(self, scan: int) -> bool:
         """Whether a segmentation is stored with the scan."""
@@ -140,7 +133,7 @@ class Store:
         Raises DataError for a scan without one.
         """
         if not self.has_label(scan):
-            raise DataError(self.root, f"scan {self._name(scan)!r} has no label")
+            raise DataError(self.root, f"scan {self.scans[scan]['scan']!r} has no label")
         values = self._map(scan, is_label=True)
         if box is None:
             return np.array(values[...], dtype=np.int16)
@@ -167,16 +160,9 @@ class Store:
             digest.update(json.dumps(content).encode())
         return digest.hexdigest()
 
-    def verify(self, scan: int) -> None:
-        """Read all stored voxels of a scan and compare them with their hashes. Raises DataError."""
-        verify_stored(self.root, self.scans[scan])
-
-    def _name(self, scan: int) -> str:
-        return str(self.scans[scan]["scan"])
-
-    def path(self, scan: int, *, is_label: bool = False) -> Path:
-        """The file of a scan's voxels, or of its segmentation."""
-        return stored_path(self.root, self.scans[scan], is_label=is_label)
+    def path(self, scan: int) -> Path:
+        """The file of a scan's voxels."""
+        return stored_path(self.root, self.scans[scan], is_label=False)
 
     def _map(self, scan: int, *, is_label: bool) -> Stored:
         key = (scan, is_label)
@@ -215,11 +201,11 @@ def _overlap(box: Box, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple
 
 
 def _read_json(path: Path, message: str) -> dict[str, Any]:
+    def interned(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The names in many files would otherwise take memory once per file."""
+        return {sys.intern(name): value for name, value in pairs}
+
     try:
-        # Interned, so that the names in many files do not take memory once per file.
-        return json.loads(
-            path.read_text(),
-            object_pairs_hook=lambda pairs: {sys.intern(name): value for name, value in pairs},
-        )
+        return json.loads(path.read_text(), object_pairs_hook=interned)
     except (OSError, ValueError):
         raise DataError(message) from None

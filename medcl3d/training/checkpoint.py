@@ -72,23 +72,16 @@ def load(path: Path) -> TrainState:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ConfigError(
-            problem="damaged, or contains more than tensors and numbers",
-            remedy="no code was run. Use a checkpoint written by medcl3d",
-            place=path,
-        ) from None
+        problem = "damaged, or contains more than tensors and numbers"
+        remedy = "no code was run. Use a checkpoint written by medcl3d"
+        raise ConfigError(problem=problem, remedy=remedy, place=path) from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(
-            problem=f"incomplete checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})",
-            place=path,
-        ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ConfigError(problem=f"incomplete checkpoint ({reason})", place=path) from None
     if not isinstance(content, dict) or "schema" not in content:
         raise ConfigError(problem="not a medcl3d checkpoint", place=path)
-    if content["schema"] > SCHEMA:
-        raise ConfigError(
-            problem=f"written by a newer medcl3d (schema {content['schema']}, this version reads up to "
-            f"{SCHEMA})",
-            remedy="update medcl3d",
-            place=path,
-        )
-    return TrainState(content["step"], content["model"], content["optimizer"], content["rng"])
+    schema = content.pop("schema")
+    if schema > SCHEMA:
+        problem = f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})"
+        raise ConfigError(problem=problem, remedy="update medcl3d", place=path)
+    return TrainState(**content)

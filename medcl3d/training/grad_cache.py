@@ -4,8 +4,7 @@ The loss uses the embeddings of all chunks, so that all negatives remain. Accumu
 batches would lose negatives.
 
     forward    chunk -> embeddings, activations discarded;  all embeddings -> loss
-    backward   loss -> gradient of all embeddings;  last chunk first: chunk -> embeddings again, now with
-               gradient
+    backward   loss -> gradient of all embeddings;  last chunk first: chunk -> embeddings, with gradient
 
 Gao et al. implement these steps by hand (embed, cache the gradients of the embeddings, embed again). Here, an
 autograd checkpoint around each chunk does so, and a step remains one call and one backward pass, also under
@@ -40,8 +39,7 @@ class HasBatchStatistics(Protocol):
 def embed_in_chunks(embed: Callable[[RawBatch], Embedded], raw: RawBatch, samples: int) -> Embedded:
     """Compute ``embed(raw)`` in chunks of `samples` samples; the order of the result is the same.
 
-    `embed` runs twice on each chunk, with the same random numbers, and must return the same result both
-    times.
+    `embed` runs twice on each chunk, with the same random numbers, and must return the same result.
     """
     device = raw.main.crops.device
     dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None

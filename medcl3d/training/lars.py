@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,29 +23,12 @@ class LARS(torch.optim.Optimizer):
     2020, SimCLR, for the exclusion of norms and biases.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust: float = TRUST,
-        adapts: bool = True,
-    ):
-        super().__init__(
-            params,
-            {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapts": adapts},
-        )
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapts": True})
 
     @torch.no_grad()
-    def step(  # type: ignore[override]  # torch has overloads
-        self, closure: Callable[[], float] | None = None
-    ) -> float | None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
         """Update every weight that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -56,14 +39,13 @@ class LARS(torch.optim.Optimizer):
                 velocity = state["velocity"]
                 step = weight.grad.add(weight, alpha=group["weight_decay"])
                 if group["adapts"]:
-                    step.mul_(_rate(weight, weight.grad, group["weight_decay"], group["trust"]))
+                    step.mul_(_rate(weight, weight.grad, group["weight_decay"]))
                 velocity.mul_(group["momentum"]).add_(step, alpha=group["lr"])
                 weight.sub_(velocity)
-        return loss
 
 
-def _rate(weight: Tensor, gradient: Tensor, weight_decay: float, trust: float) -> Tensor:
+def _rate(weight: Tensor, gradient: Tensor, weight_decay: float) -> Tensor:
     """Equation 6, as a scalar on the device."""
     weight_norm, gradient_norm = weight.norm(), gradient.norm()
-    rate = trust * weight_norm / (gradient_norm + weight_decay * weight_norm)
+    rate = TRUST * weight_norm / (gradient_norm + weight_decay * weight_norm)
     return torch.where((weight_norm > 0) & (gradient_norm > 0), rate, torch.ones_like(rate))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import torch
@@ -73,12 +74,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
-            raise ConfigError(
-                "momentum",
-                self.momentum,
-                "adamw has its own two momenta",
-                "leave it out, or set optimizer to sgd or lars",
-            )
+            remedy = "leave it out, or set optimizer to sgd or lars"
+            raise ConfigError("momentum", self.momentum, "adamw has its own two momenta", remedy)
         if any(step > self.steps for step in self.keep_steps):
             raise ValueError(
                 f"keep_steps = {list(self.keep_steps)}: training ends at step {self.steps}; leave later "
@@ -96,13 +93,9 @@ class FitOptions:
 def check_ranks(options: FitOptions) -> None:
     """ConfigError if the samples of a step cannot be divided equally among the ranks."""
     if options.samples_per_step % world_size():
-        raise ConfigError(
-            "train.samples_per_step",
-            options.samples_per_step,
-            f"cannot be divided among {world_size()} ranks",
-            "use a multiple of the number of ranks",
-            colon=False,
-        )
+        problem = f"cannot be divided among {world_size()} ranks"
+        remedy = "use a multiple of the number of ranks"
+        raise ConfigError("train.samples_per_step", options.samples_per_step, problem, remedy, colon=False)
 
 
 def warmup_warning(options: FitOptions) -> list[str]:
@@ -133,13 +126,11 @@ def fit(
     loss_of(model, batch)      calls the model once
     batches(step)              yields the batches from that step on
     before_step(step, steps)   runs before each step
-    after_step()               runs after each step of the optimiser; a step with a non-finite gradient is
-                               skipped
+    after_step()               runs after each step of the optimiser, unless its gradient is not finite
     watch(step)                returns further metrics for rank 0 to log
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
-    Stopped: SIGTERM or SIGUSR1 was received, and all ranks saved the same step. DataError: the loss stays
-    non-finite.
+    Stopped: SIGTERM or SIGUSR1 was received; all ranks saved one step. DataError: the loss stays non-finite.
     """
     model.to(device)
     apply_cost_options(
@@ -157,18 +148,15 @@ def fit(
         nesterov=options.nesterov,
         layer_decay=options.layer_decay,
     )
-    step = _restore(model, optimizer, run)
+    step, bad_steps, clock = _restore(model, optimizer, run), 0, _Clock()
     wrapped = DistributedDataParallel(model) if world_size() > 1 else model
     dtype = autocast_dtype(options.precision, device)
-    bad_steps, waited, since = 0, 0.0, time.monotonic()
     run.status("running", step)
-    with _StopSignals() as stop, _progress(title, step, options.steps) as advance:
+    with _stop_signals(device) as stop_agreed, _progress(title, step, options.steps) as advance:
         stream = batches(step)
         while step < options.steps:
             set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
-            requested = time.monotonic()
-            batch = next(stream)
-            waited += time.monotonic() - requested
+            batch = clock.next_of(stream)
             before_step(step, options.steps)
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
@@ -176,41 +164,29 @@ def fit(
             loss.value.backward()  # type: ignore[no-untyped-call]  # torch has no types here
             norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
             # The gradient is the mean over ranks, so all ranks skip the same step.
-            if torch.isfinite(norm):
+            bad_steps = 0 if torch.isfinite(norm) else bad_steps + 1
+            if not bad_steps:
                 optimizer.step()
                 after_step()
-                bad_steps = 0
-            elif (bad_steps := bad_steps + 1) >= MAX_BAD_STEPS:
-                raise DataError(
-                    problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} "
-                    f"({_samples(step, options)})",
-                    remedy="lower train.lr or inspect these samples",
-                )
+            elif bad_steps >= MAX_BAD_STEPS:
+                raise _not_finite(step, options.samples_per_step)
             step += 1
             advance(step, loss)
             if step in options.keep_steps and rank() == 0:
                 keep(step)  # before a checkpoint, so that a resumed run has it too
             if step % options.log_every == 0 or step == options.steps:
-                now = time.monotonic()
-                speed = (step % options.log_every or options.log_every) / max(now - since, 1e-9)
+                speed, data_wait = clock.rates(step % options.log_every or options.log_every)
                 rates = {
                     "lr": optimizer.param_groups[0]["lr"],
                     "gradient_norm": float(norm),
                     "samples_per_s": speed * options.samples_per_step,
                     "peak_memory_mb": peak_memory_mb(device),
+                    "data_wait": data_wait,
                 }
                 watched = watch(step) if rank() == 0 else {}
-                run.log(
-                    step,
-                    {
-                        **{k: float(v) for k, v in loss.metrics.items()},
-                        **rates,
-                        "data_wait": waited / max(now - since, 1e-9),
-                        **watched,
-                    },
-                )
-                waited, since = 0.0, time.monotonic()
-            stopping = stop.agreed(device)
+                run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, **watched})
+                clock.restart()
+            stopping = stop_agreed()
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
                 _save_checkpoint(model, optimizer, run, step)
             if stopping and step < options.steps:
@@ -222,8 +198,33 @@ def fit(
                 )
 
 
-def _samples(step: int, options: FitOptions) -> str:
-    return f"samples {step * options.samples_per_step} to {(step + 1) * options.samples_per_step - 1}"
+class _Clock:
+    """The time since the last logged step, and the part of it that was spent waiting for batches."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._waited, self._since = 0.0, time.monotonic()
+
+    def next_of(self, stream: Iterator[Any]) -> Any:
+        requested = time.monotonic()
+        batch = next(stream)
+        self._waited += time.monotonic() - requested
+        return batch
+
+    def rates(self, steps: int) -> tuple[float, float]:
+        """Steps per second, and the fraction of time spent waiting."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        return steps / seconds, self._waited / seconds
+
+
+def _not_finite(step: int, samples: int) -> DataError:
+    return DataError(
+        problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} (samples "
+        f"{step * samples} to {(step + 1) * samples - 1})",
+        remedy="lower train.lr or inspect these samples",
+    )
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
@@ -239,69 +240,52 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder)
 
 def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
     if rank() == 0:
-        save(
-            run.checkpoints,
-            TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state()),
-        )
+        state = TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state())
+        save(run.checkpoints, state)
         run.status("running", step)
 
 
-class _StopSignals:
-    """Stop on SIGTERM or SIGUSR1 after a step that all ranks agree on.
+@contextmanager
+def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
+    """Stop on SIGTERM or SIGUSR1: a function that is True on all ranks once any of them received one.
 
-    Ranks may receive a signal at different times.
+    Ranks may receive a signal at different times, so they agree on a step.
     """
+    requested = False
 
-    def __enter__(self) -> _StopSignals:
-        self.requested = False
-        self._before = {}
+    def request(*_: Any) -> None:
+        nonlocal requested
+        requested = True
+
+    def agreed() -> bool:
+        if world_size() == 1:
+            return requested
+        return bool(all_sum(torch.tensor(float(requested), device=device)) > 0)
+
+    before = {}
+    try:
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            try:
-                self._before[number] = signal.signal(number, self._request)
-            except ValueError:  # not the main thread, as in a notebook: no signals there
-                break
-        return self
-
-    def _request(self, *_: Any) -> None:
-        self.requested = True
-
-    def agreed(self, device: torch.device) -> bool:
-        """True on all ranks once any of them received a signal."""
-        return (
-            bool(all_sum(torch.tensor(float(self.requested), device=device)) > 0)
-            if world_size() > 1
-            else self.requested
-        )
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
+            with suppress(ValueError):  # not the main thread, as in a notebook: no signals there
+                before[number] = signal.signal(number, request)
+        yield agreed
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
-class _progress:
+@contextmanager
+def _progress(title: str, done: int, total: int) -> Iterator[Callable[[int, Loss], None]]:
     """A progress bar on rank 0, or about ten lines of text if stderr is not a terminal."""
+    bar = progress_bar(MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), shown=rank() == 0)
+    task = bar.add_task(title, total=total, completed=done, loss=float("nan"))
+    stride = max(1, total // 10)
 
-    def __init__(self, title: str, done: int, total: int):
-        self.title, self.done, self.total = title, done, total
+    def advance(step: int, loss: Loss) -> None:
+        if bar.console.is_terminal:
+            bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
+        elif rank() == 0 and (step % stride == 0 or step == total):
+            text = f"{title}: step {step} of {total}, loss {float(loss.metrics['loss']):.4f}"
+            bar.console.print(text, highlight=False)
 
-    def __enter__(self) -> Callable[[int, Loss], None]:
-        loss_column = TextColumn("loss {task.fields[loss]:.4f}")
-        self._bar = progress_bar(MofNCompleteColumn(), loss_column, shown=rank() == 0)
-        console = self._bar.console
-        self._bar.start()
-        task = self._bar.add_task(self.title, total=self.total, completed=self.done, loss=float("nan"))
-        stride = max(1, self.total // 10)
-
-        def advance(step: int, loss: Loss) -> None:
-            if console.is_terminal:
-                self._bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
-            elif rank() == 0 and (step % stride == 0 or step == self.total):
-                console.print(
-                    f"{self.title}: step {step} of {self.total}, loss {float(loss.metrics['loss']):.4f}",
-                    highlight=False,
-                )
-
-        return advance
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.stop()
+    with bar:
+        yield advance

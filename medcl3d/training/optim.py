@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from medcl3d.encoders.layers import _is_in, layers_of
-from medcl3d.encoders.network import Network
+from medcl3d.encoders.network import Network, layers_of
 from medcl3d.training.lars import LARS
 
 OptimizerName = Literal["adamw", "sgd", "lars"]
@@ -109,10 +108,10 @@ def _shares(model: nn.Module, layer_decay: float) -> dict[str, float]:
         if not isinstance(network, Network):
             continue
         layers = layers_of(network, "layer_decay")
+        depth_of = {module: depth for depth, modules in enumerate(layers) for module in modules}
         for name, _ in network.encoder.named_parameters():
-            depth = next((i for i, pieces in enumerate(layers) if _is_in(name, pieces)), None)
+            depth = next((d for m, d in depth_of.items() if f"{name}.".startswith(f"{m}.")), None)
             if depth is not None:
-                shares[".".join(filter(None, (prefix, "encoder", name)))] = layer_decay ** (
-                    len(layers) - depth
-                )
+                share = layer_decay ** (len(layers) - depth)
+                shares[".".join(filter(None, (prefix, "encoder", name)))] = share
     return shares

@@ -9,35 +9,37 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Iterator  # noqa: UP035
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import yaml
-from filelock import FileLock, Timeout
+from safetensors.torch import save as to_safetensors
+from torch import nn
 
 from medcl3d.config.loading import parse
 from medcl3d.config.plain import differences, listed, plain
-from medcl3d.core.errors import ConfigError, MachineError, UserError
-from medcl3d.distributed.collectives import from_rank_zero, rank
+from medcl3d.core.errors import ConfigError, UserError
+from medcl3d.distributed.collectives import from_rank_zero, rank, say
 from medcl3d.distributed.environment import checkout, device_name
-from medcl3d.io.atomic import write_text
+from medcl3d.distributed.precision import Precision, precision_used
+from medcl3d.io.atomic import open_atomic, write_json, write_text
+from medcl3d.io.folder_lock import lock_folder
 from medcl3d.objectives.diagnostics import Watch
-from medcl3d.store.fingerprints import changed
+from medcl3d.store.fingerprints import changed, fingerprints
+from medcl3d.store.store import Store
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 # Fields that do not affect training or its order: a run may resume with other values.
-FREE_FIELDS = (
-    "train.workers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.checkpointing",
-    "out_dir",
-    "probe",
-)
+FREE_FIELDS = tuple(f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing"))
+FREE_FIELDS += ("out_dir", "probe")
+NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
@@ -47,8 +49,8 @@ FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 class RunFolder:
     """The folder of one run. Only rank 0 writes; on other ranks, the methods do nothing."""
 
-    def __init__(self, path: Path, resumed: bool, finished: bool):
-        self.path, self.resumed, self.finished = path, resumed, finished
+    def __init__(self, path: Path, finished: bool):
+        self.path, self.finished = path, finished
         self._board: Any = None
         self._board_failed = False
         self._watch = Watch()
@@ -65,11 +67,7 @@ class RunFolder:
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        self._to_board(
-            lambda board: [
-                board.add_scalar(name, value, step) for name, value in row.items() if name != "step"
-            ]
-        )
+        self._to_board(lambda board: [board.add_scalar(k, v, step) for k, v in row.items() if k != "step"])
         for text in self._watch.look(row):
             self.warn(step, text)
 
@@ -90,6 +88,13 @@ class RunFolder:
         (self.path / "pictures").mkdir(exist_ok=True)
         imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
         self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
+
+    def weights(self, name: str, module: nn.Module, sidecar: Mapping[str, Any]) -> None:
+        """Write the weights of a module to NAME.safetensors, and their metadata to NAME.json."""
+        tensors = {key: tensor.contiguous().cpu() for key, tensor in module.state_dict().items()}
+        with open_atomic(self.path / f"{name}.safetensors") as file:
+            file.write(to_safetensors(tensors, metadata={"format": "pt"}))
+        write_json(self.path / f"{name}.json", sidecar)
 
     def _to_board(self, write: Any) -> None:
         """Write to TensorBoard. On an OSError (a full disk), switch TensorBoard off and continue training."""
@@ -151,35 +156,32 @@ def _step_of(line: str) -> float:
 
 def read_status(path: Path) -> dict[str, Any]:
     """Read status.json of a run; {} if it does not exist."""
-    file = path / "status.json"
+    return _read(path / "status.json")
+
+
+def _read(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 @contextmanager
 def run_folder(
-    path: Path,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    command: Sequence[str] = (),
-    model: type[Any] | None = None,
+    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None = None
 ) -> Iterator[RunFolder]:
     """Open a run folder, new or to resume with the same configuration.
 
-    provenance  fingerprints of the data that the run reads (`fingerprints`), and other facts known at the
-                start
+    provenance  fingerprints of the data that the run reads, and other facts known at the start
     model       class of the configuration; its defaults apply to fields that an older run does not have
 
     ConfigError if the folder holds a run with another configuration (names the fields) or other data (names
     the parts), or if another process uses it. MachineError if it cannot be written. If an exception is raised
     inside, status.json gets `failed` and the reason.
     """
-    lock = _lock(path)
+    lock = lock_folder(path, ".lock", lambda: read_status(path), "in this folder") if rank() == 0 else None
     try:
-        opened = from_rank_zero(_open(path, config, provenance, command, model) if rank() == 0 else None)
+        opened = from_rank_zero(_open(path, config, provenance, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
-        resumed, finished = opened
-        run = RunFolder(path, resumed, finished)
+        run = RunFolder(path, finished=opened)
         try:
             yield run
         except BaseException as error:
@@ -194,66 +196,49 @@ def run_folder(
             lock.release()
 
 
-def _lock(path: Path) -> FileLock | None:
-    if rank() != 0:
-        return None
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock")
-        lock.acquire(timeout=0)
-        return lock
-    except Timeout:
-        status = read_status(path)
-        holder = f"pid {status.get('pid')} on {status.get('host')}" if status else "another process"
-        raise ConfigError(
-            problem=f"{holder} is running in this folder",
-            remedy="wait until it ends, or set another out_dir",
-            place=path,
-        ) from None
-    except OSError as error:
-        raise MachineError(
-            path, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
-        ) from None
+@contextmanager
+def run_of(
+    config: DataclassInstance,
+    out_dir: Path,
+    store: Store,
+    kind: str,
+    precision: Precision,
+    device: torch.device,
+) -> Iterator[RunFolder | None]:
+    """The run folder of a configuration; None if the run is done, which is reported.
+
+    kind  pretrain, finetune or evaluate
+    """
+    provenance = {**fingerprints(store), "kind": kind, "precision": precision_used(precision, device)}
+    with run_folder(out_dir, plain(config), provenance, model=type(config)) as run:
+        if run.finished:
+            say(f"{out_dir}: this {NAMES[kind]} is done; remove the folder to repeat it")
+        yield None if run.finished else run
 
 
 def _open(
-    path: Path,
-    config: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    command: Sequence[str],
-    model: type[Any] | None,
-) -> tuple[bool, bool] | UserError:
+    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
+) -> bool | UserError:
+    """Write config.yaml and provenance.json, and return whether the run is done; or the error."""
     file = path / "config.yaml"
-    resumed = file.is_file()
-    if resumed:
+    if file.is_file():
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
         others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        data = changed(_read(path / "provenance.json"), provenance)
         if others:
-            return ConfigError(
-                problem=f"holds a run with another configuration ({listed(others, 5)})",
-                remedy="set another out_dir, or remove the folder to start again",
-                place=path,
-            )
-        earlier = (
-            json.loads((path / "provenance.json").read_text(encoding="utf-8"))
-            if (path / "provenance.json").is_file()
-            else {}
-        )
-        other = changed(earlier, provenance)
-        if other:
-            return ConfigError(
-                problem=f"the data changed since this run started: {', '.join(other)}",
-                remedy="set another out_dir, or prepare the data as before",
-                place=path,
-            )
+            problem = f"holds a run with another configuration ({listed(others, 5)})"
+            remedy = "set another out_dir, or remove the folder to start again"
+            return ConfigError(problem=problem, remedy=remedy, place=path)
+        if data:
+            problem = f"the data changed since this run started: {', '.join(data)}"
+            remedy = "set another out_dir, or prepare the data as before"
+            return ConfigError(problem=problem, remedy=remedy, place=path)
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     finished = read_status(path).get("state") == "done"
     if not finished:
-        write_text(
-            path / "provenance.json",
-            json.dumps({**provenance, **versions(), "command": list(command or sys.argv)}, indent=1) + "\n",
-        )
-    return resumed, finished
+        content = {**provenance, **versions(), "command": sys.argv}
+        write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
+    return finished
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:

@@ -24,8 +24,7 @@ def apply_cost_options(
     channels_last   store 5-D weights and crops with channels last
     compiled        compile networks with torch.compile at their first call
 
-    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler for
-    torch.compile.
+    ConfigError: checkpointing of an encoder without `layers()`. MachineError: no C++ compiler.
     """
     if compiled:
         check_compiler()
@@ -45,12 +44,9 @@ def check_compiler() -> None:
     """MachineError if the C++ compiler of torch.compile is missing, before the first step would fail."""
     wanted = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     if shutil.which(wanted) is None:
-        raise MachineError(
-            "train.compile",
-            f"no C++ compiler found ({wanted})",
-            "install one, set CXX, or set train.compile: false",
-            field="train.compile",
-        )
+        problem = f"no C++ compiler found ({wanted})"
+        remedy = "install one, set CXX, or set train.compile: false"
+        raise MachineError("train.compile", problem, remedy, field="train.compile")
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -59,12 +59,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         """A registered class or function, imported on first use."""
-        from medcl3d.config.lazy import registered_attribute
-
-        return registered_attribute(VIEWS, name)
+        return VIEWS.attribute(name)
 
 
 def __dir__() -> list[str]:
-    from medcl3d.config.lazy import registered_attributes
-
-    return sorted({*globals(), *registered_attributes(VIEWS)})
+    return sorted({*globals(), *VIEWS.attributes()})

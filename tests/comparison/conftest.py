@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from medcl3d.comparison.plan.runs import MODELS
 from medcl3d.comparison.run import local, slurm
+from medcl3d.config.kinds import CONFIGS
 
 HERE = Path(__file__).parent
 
@@ -21,7 +21,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.chdir(tmp_path)
     for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):
-        monkeypatch.setitem(MODELS, command, f"fake_runs:{name}")
+        monkeypatch.setitem(CONFIGS, command, f"fake_runs:{name}")
     fake = str(HERE / "fake_runs.py")
     for module in (local, slurm):
         monkeypatch.setattr(

@@ -13,8 +13,9 @@ from skimage.io import imsave
 
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import MODELS, Run, plan
+from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.run.launch import INPUTS, encoder_hash, record_cost
+from medcl3d.config.kinds import CONFIGS
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.evaluation.metrics.label_free import label_free
@@ -85,7 +86,7 @@ def written(folder: Path, content: dict[str, Any] = CONFIG) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command, name in (("pretrain", "PretrainConfig"), ("finetune", "FinetuneConfig")):
-            patch.setitem(MODELS, command, f"tests.comparison.fake_runs:{name}")
+            patch.setitem(CONFIGS, command, f"tests.comparison.fake_runs:{name}")
         recipes = (
             ("overlap", "overlapping_crops", "simclr"),
             ("dense", "voxel_correspondence", "dense"),

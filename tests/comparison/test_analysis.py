@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from medcl3d.comparison.analysis.analysis import analyse
+from medcl3d.comparison.analysis.analyse import analyse
 from medcl3d.comparison.analysis.case_values import collect
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, with_interval
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.number_text import with_interval
+from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.plan.runs import cells
 from medcl3d.evaluation.statistics.crossed import over_replicates_and_cases
 from medcl3d.evaluation.statistics.intervals import Interval
 

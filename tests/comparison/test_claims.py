@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medcl3d.comparison.analysis.analysis import Analysis, analyse
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.conclusion_values import conclusion
 from medcl3d.comparison.analysis.sensitivity import far_replicates
@@ -22,7 +23,7 @@ from medcl3d.comparison.plan.preregistration import check_preregistration, prere
 from medcl3d.comparison.plan.preregistration import tested_fields as what_is_tested
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.report.markdown import markdown
-from medcl3d.comparison.report.report import tests as sentences
+from medcl3d.comparison.report.sentences import tests as sentences
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.statistics.intervals import holm

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from skimage.io import imsave
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.report.report import case_means
-from medcl3d.core.errors import ConfigError, DataError, UserError
+from medcl3d.comparison.run.signals import stopped_by_signals
+from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 
 
 class Page(HTMLParser):
@@ -302,3 +305,26 @@ def test_case_means_and_contrasts(compared):
     found = {row["what"]: row["differences"] for row in contrasts(runs)}
     assert any(one.within(["pairs.voxel_correspondence"]) for one in found["pretrain simclr"])
     assert {one.field for one in found["finetune dense, all"]} == {"init", "transfer", "gain"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_report_with_a_message(compared, monkeypatch, number):
+    before = signal.getsignal(number)
+
+    def interrupted(*_):
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("medcl3d.comparison.compare.write_report", interrupted)
+    with pytest.raises(Stopped, match=f"stopped by {number.name}; the same command resumes"):
+        compare(compared)
+    assert signal.getsignal(number) is before
+
+
+def test_a_closed_terminal_is_ignored_under_nohup():
+    """`nohup` starts a command with SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

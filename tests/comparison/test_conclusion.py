@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medcl3d.comparison.analysis.analysis import analyse
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, number, with_interval
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.number_text import number, with_interval
 from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.evaluation.statistics.intervals import Interval

@@ -10,7 +10,7 @@ import pytest
 from medcl3d.comparison.plan.arm_types import arm_types_of
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan.controls import with_controls
-from medcl3d.comparison.plan.runs import check_names, family_of, plan
+from medcl3d.comparison.plan.runs import plan
 from medcl3d.config.loading import parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -44,8 +44,7 @@ DEFAULT = [
 def test_controls_are_added_by_default_and_are_not_tested() -> None:
     config = comparison()
     assert list(config.arms) == DEFAULT, "crops that overlap have no signal columns to permute"
-    assert family_of(config) == ("dense", "overlap")
-    check_names(config, "test")
+    assert config.tested_arms == ("dense", "overlap")
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}
     assert (
         planned["dense (placebo)"]["placebo"] is True

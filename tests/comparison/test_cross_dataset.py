@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from medcl3d.comparison.analysis.analysis import analyse
+from medcl3d.comparison.analysis.analyse import analyse
 from medcl3d.comparison.analysis.cross_dataset import endpoints, rank_across
 from medcl3d.comparison.plan.config import Anchors, Arm, CompareConfig, Recipe
 from medcl3d.comparison.report.figures import rank_line

@@ -13,13 +13,13 @@ from medcl3d.comparison.analysis.embedding_maps import (
     embedding_maps,
     scores,
     shown_columns,
-    spread,
     spreads,
 )
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.report.figures import COLOURS, feature_maps
 from medcl3d.io.atomic import write_json
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 from tests.comparison.large_comparison import written
 
 NAMES = ("a", "b", "c", "d")
@@ -42,7 +42,8 @@ def test_scores_are_means_with_the_smallest_and_the_largest_replicate(tmp_path: 
         "a t-interval would begin below 1, which RankMe cannot be"
     )
     assert "alpha_req" not in shown, "unknown scores are not averaged"
-    assert not spread([3.0]).known
+    (single,) = spreads({"a": {0: {"rankme": 3.0}}}).values()
+    assert not single["rankme"].known
 
 
 def test_an_encoder_without_scores_in_every_replicate_is_left_out(tmp_path: Path) -> None:
@@ -138,5 +139,14 @@ def test_crops_with_similar_features_are_close_on_a_map(tmp_path: Path) -> None:
 def test_the_report_shows_them(tmp_path: Path) -> None:
     report = written(tmp_path)
     text = report.read_text()
-    assert "Label-free scores of the frozen encoders" in text and "four encoders or more" in text
+    assert "Scores of the frozen encoders, and of their pairs" in text and "four encoders or more" in text
     assert (report.parent / "figures" / "features_patient.svg").is_file() and "coloured by age" in text
+
+
+def test_the_audit_of_the_pairs_is_among_the_scores(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, {("a", 0): 2.0, ("mae", 0): 3.0})
+    audit = {"purity": {"mean": 0.5}, "false_negatives": None, "chance": {"mean": 0.1}}
+    write_json(runs[0].folder / PAIR_AUDIT, audit)
+    found = scores(runs)
+    assert found["a"][0]["pair_purity"] == 0.5 and "pair_false_negatives" not in found["a"][0]
+    assert "pair_purity" not in found["mae"][0]

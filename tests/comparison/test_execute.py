@@ -190,7 +190,7 @@ def test_jobs_run_at_once_and_share_the_processors(comparison):
     assert {threads for _, threads in starts} == {str(max(1, (os.cpu_count() or 1) // 2))}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stop_ends_the_children(comparison, number):
     arms = {"scratch": {"set": {"seconds": 60.0}}}
     path = comparison(arms=arms)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from medcl3d.comparison.analysis.analysis import analyse
+from medcl3d.comparison.analysis.analyse import analyse
 from medcl3d.comparison.analysis.results import complete_replicates, gather_cases
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medcl3d.comparison.analysis.analysis import Analysis, analyse
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan.runs import Run

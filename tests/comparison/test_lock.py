@@ -30,8 +30,8 @@ import sys
 sys.path[:0] = [{here!r}]
 from medcl3d.comparison.run import local
 from medcl3d.comparison.compare import compare
-from medcl3d.comparison.plan.runs import MODELS
-MODELS.update(pretrain="fake_runs:PretrainConfig", finetune="fake_runs:FinetuneConfig")
+from medcl3d.config.kinds import CONFIGS
+CONFIGS.update(pretrain="fake_runs:PretrainConfig", finetune="fake_runs:FinetuneConfig")
 local.command_of = lambda run: [{fake!r}, run.command, str(run.config), *run.overrides]
 from pathlib import Path
 try:
@@ -82,7 +82,7 @@ def test_a_second_start_is_refused_and_the_lock_ends_with_its_holder(comparison)
     path = comparison()
     with (
         exclusive_start(Path("runs")),
-        pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait for it"),
+        pytest.raises(ConfigError, match=rf"pid {os.getpid()} on .* wait until it ends"),
     ):
         compare(path, SMALL)
     with exclusive_start(Path("runs")):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medcl3d.comparison.analysis.analysis import analyse
-from medcl3d.comparison.analysis.conclusion import with_interval
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.number_text import with_interval
 from medcl3d.comparison.plan.config import Arm
 from medcl3d.comparison.report.markdown import markdown
 from tests.comparison.test_analysis import config_of, table_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medcl3d.comparison.analysis.analysis import Analysis, analyse
+from medcl3d.comparison.analysis.analyse import analyse
+from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.report.ranking_table import RankingTable, ranking_table
@@ -35,17 +36,17 @@ def table(
 
 
 def test_the_best_is_first_and_ranks_follow_the_direction() -> None:
-    assert [(row.place, row.name) for row in table(1).rows] == [
+    assert [(row.place, row.arm.name) for row in table(1).rows] == [
         (1, "ours"),
         (2, "ours (placebo)"),
         (2, "mae"),
         (4, "scratch"),
     ]
-    assert table(1, metric="hd95_mm").rows[0].name == "scratch"
+    assert table(1, metric="hd95_mm").rows[0].arm.name == "scratch"
 
 
 def test_controls_are_marked() -> None:
-    words = {row.name: row.words for row in table(2).rows}
+    words = {row.arm.name: row.words for row in table(2).rows}
     assert words == {
         "ours": "", "ours (placebo)": "control: placebo", "mae": "control: no pairs",
         "scratch": "reference, control: not pretrained",
@@ -59,7 +60,7 @@ def test_empty_columns_are_left_out() -> None:
         "a screening tests nothing, so it has no detectable difference"
     )
     assert (tested.effects, tested.tested) == (True, True)
-    assert {row.name: row.role for row in tested.rows} == {
+    assert {row.arm.name: row.role for row in tested.rows} == {
         "ours": "tested", "ours (placebo)": "exploratory", "mae": "exploratory", "scratch": "",
     }  # fmt: skip
-    assert [row.name for row in tested.rows if row.smallest is not None] == ["ours"]
+    assert [row.arm.name for row in tested.rows if row.arm.test is not None] == ["ours"]

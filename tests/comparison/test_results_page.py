@@ -1,22 +1,24 @@
-"""Tables of docs/results.md that are computed from committed rows: every figure is recomputed."""
+"""Tables of the pages of results that are computed from committed rows: every figure is recomputed."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from medcl3d.evaluation.statistics.intervals import mean_interval
+from medcl3d.evaluation.statistics.crossed import over_replicates
 
 DOCS = Path(__file__).parents[2] / "docs"
 PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "crop_retrieval/average_precision"
 
 
-def cells_of(section: str, first: str) -> dict[str, list[str]]:
+def cells_of(page: str, section: str, first: str) -> dict[str, list[str]]:
     """Row name -> other cells, for the table of a section whose heading row begins with `first`."""
-    text = (DOCS / "results.md").read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    text = (DOCS / page).read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
     lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows}
@@ -32,12 +34,12 @@ def figures(cell: str) -> list[float]:
 
 
 def assert_shows(cell: str, values: pd.Series) -> None:
-    interval = mean_interval(values.to_numpy())
+    interval = over_replicates(values.to_numpy()).interval()
     assert figures(cell) == pytest.approx([interval.mean, interval.low, interval.high], abs=6e-4)
 
 
 def test_the_structures_of_the_brain() -> None:
-    table = cells_of("Brain: which pairs teach a frozen encoder what lies at the centre of a crop?", "arm")
+    table = cells_of("results.md", "Brain: which structure is at the centre of a crop?", "arm")
     values = {measure: by_seed("ixi_structures.csv", measure) for measure in (PROBE, RECALL, MAP)}
     assert set(table) == set(values[PROBE].index)
     for arm, (probe, to_crops, to_views, recall, average_precision) in table.items():
@@ -50,7 +52,9 @@ def test_the_structures_of_the_brain() -> None:
 
 
 def test_the_budgets_of_the_brain() -> None:
-    table = cells_of("Brain: does a longer pretraining of overlapping crops help?", "measure")
+    table = cells_of(
+        "results_appendix.md", "Brain: does a longer pretraining of overlapping crops help?", "measure"
+    )
     measures = (PROBE, "knn/balanced_accuracy", RECALL, MAP)
     arms = ("untrained", "overlapping_crops, 200 steps", "overlapping_crops, 3000 steps")
     for measure, (*means, difference) in zip(measures, table.values(), strict=True):
@@ -59,3 +63,26 @@ def test_the_budgets_of_the_brain() -> None:
             [values.loc[arm].mean() for arm in arms], abs=6e-4
         )
         assert_shows(difference, values.loc[arms[2]] - values.loc[arms[1]])
+
+
+def test_the_answers_have_the_numbers_of_the_figure() -> None:
+    """Every difference to a network without pretraining that the answers quote."""
+    spec = importlib.util.spec_from_file_location("figure", DOCS / "results" / "figure.py")
+    assert spec is not None and spec.loader is not None
+    figure = importlib.util.module_from_spec(spec)
+    sys.modules["figure"] = figure  # its dataclass looks its module up
+    spec.loader.exec_module(figure)
+    brain, hippocampus, sarcoma, adrenal = map(figure.differences, figure.PANELS)
+    answers = " ".join(
+        row for cells in cells_of("results.md", "Answers", "question").values() for row in cells
+    )
+    best = (
+        brain["augmented_views"],
+        max(hippocampus.values(), key=lambda one: one.mean),
+        max(sarcoma.values(), key=lambda one: one.mean),
+        adrenal["augmented_views"],
+    )
+    for one in best:
+        quoted = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]".replace("-", "\N{MINUS SIGN}")
+        assert quoted in answers
+    assert "\N{DAGGER}" not in answers

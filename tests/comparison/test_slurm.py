@@ -90,10 +90,11 @@ class StopsOnce:
         self.then, self.seen = then, set()
 
     def launch(self, runs):
-        first = [run for run in runs if run.folder not in self.seen]
+        repeated = [run for run in runs if run.folder in self.seen]
+        again = iter(self.then.launch(repeated) if repeated else ())
+        children = [next(again) if run.folder in self.seen else Stopped() for run in runs]
         self.seen |= {run.folder for run in runs}
-        again = [run for run in runs if run not in first]
-        return [Stopped(run) for run in first] + (self.then.launch(again) if again else [])
+        return children
 
     def busy(self, run):
         return False
@@ -101,9 +102,6 @@ class StopsOnce:
 
 class Stopped:
     resumable, started = True, 0.0
-
-    def __init__(self, run):
-        self.run = run
 
     def poll(self):
         return 75
@@ -137,7 +135,7 @@ class Died:
 def test_a_job_that_dies_is_reported(comparison):
     (run,) = plan(load(comparison(arms={"scratch": {}}), SMALL, CompareConfig))
     run.folder.mkdir(parents=True)
-    assert SlurmChild(run, Died()).poll() == 1
+    assert SlurmChild(Died(), run.folder).poll() == 1
     assert last_line(run.folder / LOG) == "job 7_0 (NODE_FAIL): the job has not produced any output"
 
 

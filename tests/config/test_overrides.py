@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
-from medcl3d.catalogue import _load
 from medcl3d.comparison.plan.runs import as_overrides, plan
 from medcl3d.config.kinds import CONFIGS
 from medcl3d.config.loading import load, parse, read_options
@@ -47,7 +47,7 @@ RAW = (
 
 def read(kind: str, *overrides: str) -> dict[str, Any]:
     config: dict[str, Any] = plain(
-        load(ROOT / f"configs/{FILES[kind]}.yaml", overrides, _load(CONFIGS[kind]))
+        load(ROOT / f"configs/{FILES[kind]}.yaml", overrides, resolve_name(CONFIGS[kind]))
     )
     return config
 
@@ -172,4 +172,4 @@ def test_a_number_as_a_path_in_the_file_of_a_comparison_is_refused() -> None:
     simulated = read("compare", "pretrain.data.root=here")
     simulated["pretrain"]["data"]["root"] = 1e5
     with pytest.raises(ConfigError, match=r"data.root = 100000.0: input should be a valid string"):
-        plan(parse(simulated, _load(CONFIGS["compare"]), "c.yaml"))
+        plan(parse(simulated, resolve_name(CONFIGS["compare"]), "c.yaml"))

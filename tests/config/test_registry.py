@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
@@ -21,7 +22,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import nn
 
-from medcl3d.catalogue import _load
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import STRICT, Choice, PositiveInt
 from medcl3d.config.kinds import KINDS
@@ -45,7 +45,7 @@ from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.views.recipes import mri
 
-REGISTRIES: dict[str, Registry] = {kind: _load(place) for kind, place in KINDS.items()}
+REGISTRIES: dict[str, Registry] = {kind: resolve_name(place) for kind, place in KINDS.items()}
 NEEDED: dict[str, Any] = {
     "pattern": "{patient}.nii.gz",
     "parts": ["augmented_views", "overlapping_crops"],

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter
 from typer.testing import CliRunner
 
 from medcl3d.cli import app
+from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import cells, plan
+from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.run.execute import is_done
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.kinds import KINDS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.dicom.header import NAMES, SEQUENCES, read_header
-from medcl3d.datasets.dicom.order import affine_of, in_order
+from medcl3d.datasets.dicom.header import OF_A_FILE, read_header
+from medcl3d.datasets.dicom.order import affine_of, sorted_slices
 from medcl3d.datasets.dicom.slices import slices_of
 from medcl3d.datasets.sources.dicom import dicom
 from medcl3d.preprocessing.options import PrepareOptions
@@ -201,8 +201,13 @@ def test_slices_that_share_one_uid_are_not_duplicates(tmp_path: Path) -> None:
 def test_names_of_people_are_not_read() -> None:
     from pydicom.datadict import dictionary_VR
 
-    fields = [*NAMES, *(name for parts in SEQUENCES.values() for names in parts.values() for name in names)]
-    assert not [name for name in fields if dictionary_VR(name) in ("PN", "LT", "ST", "UT")]
+    def names_of(fields: Mapping[str, Any]) -> list[str]:
+        of_items = [name for sequence, inner in fields.items() if sequence for name in names_of(inner)]
+        return [*fields.get("", ()), *of_items]
+
+    names = names_of(OF_A_FILE)
+    assert "PatientID" in names and "CodeValue" in names and "PixelSpacing" in names
+    assert not [name for name in names if dictionary_VR(name) in ("PN", "LT", "ST", "UT")]
 
 
 def test_a_duplicate_slice_is_skipped_with_a_warning(tmp_path: Path) -> None:
@@ -442,7 +447,7 @@ def test_a_real_series_has_the_geometry_and_hu_of_simpleitk_and_the_grid_of_its_
     manifest = dicom(real / "ct" / "dicom_series", tmp_path / "raw")
     voxels, affine = the_only(manifest)
     files = sorted((real / "ct" / "dicom_series").iterdir())
-    ordered, warnings = in_order([one for path in files for one in slices_of(read_header(path))])
+    ordered, warnings = sorted_slices([one for path in files for one in slices_of(read_header(path))])
     theirs = sitk.ReadImage([str(one.header.path) for one in ordered])
     np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(theirs).transpose(2, 1, 0))
     assert voxels.min() >= -1024 and 20 < np.median(voxels[voxels > -200]) < 80, "soft tissue in HU"

@@ -24,7 +24,7 @@ import pytest
 from medcl3d.config.loading import read_options
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.datasets import public_sets as table
-from medcl3d.datasets.download import download, forecast
+from medcl3d.datasets.download import download, dry_run
 from medcl3d.datasets.public_sets import KnownSet, find_set, known_sets
 from medcl3d.preprocessing.options import prepare_options
 from tests.datasets.test_medmnist import write
@@ -397,21 +397,21 @@ def test_the_dry_run_reports_the_download_without_a_connection(
 ) -> None:
     known = offered(server, archive())
     lines: list[str] = []
-    forecast(known, tmp_path / "sets", lines.append)
+    dry_run(known, tmp_path / "sets", lines.append)
     size = table.format_size(len(server.content))
     assert any(f"{size} to download and {size} to unpack" in line for line in lines) and any(
         "medcl3d prepare" in line for line in lines
     )
     assert not server.requests and not list(tmp_path.iterdir())
     (tmp_path / f"{known.file}.part").write_bytes(server.content[:1000])
-    forecast(known, tmp_path, lines.append)
+    dry_run(known, tmp_path, lines.append)
     assert f"{table.format_size(len(server.content) - 1000)} to download" in lines[-2]
     download(known, tmp_path, lines.append)
     num_requests = len(server.requests)
-    forecast(known, tmp_path, lines.append)
+    dry_run(known, tmp_path, lines.append)
     assert "nothing would be downloaded" in lines[-1] and len(server.requests) == num_requests
     monkeypatch.setattr("medcl3d.datasets.unpack.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(MachineError, match="1 kB are free"):
-        forecast(known, tmp_path / "elsewhere", lines.append)
+        dry_run(known, tmp_path / "elsewhere", lines.append)
     with pytest.raises(MachineError, match="cannot write in /proc"):
-        forecast(known, Path("/proc/sets"), lines.append)
+        dry_run(known, Path("/proc/sets"), lines.append)

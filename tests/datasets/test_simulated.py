@@ -9,7 +9,7 @@ import pytest
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.phantom import LABELS, Patient, take_scan
+from medcl3d.datasets.phantom import LABELS, Patient, simulate_scan
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
@@ -189,7 +189,6 @@ def test_the_body_is_found_in_every_scan(tmp_path) -> None:
 
 def test_a_patient_is_the_same_in_any_cohort() -> None:
     few, many = (Patient(1, 0, 1.0, 0.4, 3) for _ in range(2))
-    for a, b in zip(
-        take_scan(few, (20, 20, 20), 1, 0.0, "T1"), take_scan(many, (20, 20, 20), 1, 0.0, "T1"), strict=True
-    ):
+    scans = (simulate_scan(patient, (20, 20, 20), 1, 0.0, "T1") for patient in (few, many))
+    for a, b in zip(*scans, strict=True):
         np.testing.assert_array_equal(np.asarray(a.dataobj), np.asarray(b.dataobj))

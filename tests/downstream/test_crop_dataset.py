@@ -8,7 +8,7 @@ import torch
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.geometry import Box, Triple
-from medcl3d.downstream.crop_dataset import CropDataset, Example, answers, covering_crops, random_crop
+from medcl3d.downstream.crop_dataset import CropDataset, Example, covering_crops, mean_outputs, random_crop
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
@@ -65,7 +65,7 @@ def test_two_ranks_draw_the_samples_of_one_process(ball_store: Store) -> None:
 def test_outputs_are_averaged_over_the_boxes_of_an_example(ball_store: Store) -> None:
     boxes = covering_crops(ball_store, 0, (12, 11, 10))
     examples = [Example(0, boxes, 0), Example(1, boxes[:1], 1), Example(0, boxes[1:3], 0)]
-    found = answers(
+    found = mean_outputs(
         lambda crops: crops.mean((1, 2, 3, 4))[:, None].repeat(1, 2),
         ball_store,
         examples,

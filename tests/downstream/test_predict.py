@@ -469,10 +469,10 @@ def test_a_scan_that_raises_in_a_library_is_reported_and_the_others_are_segmente
         and "Traceback" not in done.output
     )
     assert (
-        f"{tmp_path / 'in' / 'b.nii.gz'}: cannot be segmented: RuntimeError ITK ERROR: four pixels are needed"
+        f"{tmp_path / 'in' / 'b.nii.gz'}: cannot be used: RuntimeError: ITK ERROR: four pixels are needed"
         in done.stderr
     )
-    assert f"{tmp_path / 'in' / 'c.nii.gz'}: cannot be segmented: MemoryError" in done.stderr
+    assert f"{tmp_path / 'in' / 'c.nii.gz'}: cannot be used: MemoryError" in done.stderr
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a.nii.gz", "d.nii.gz"]
 
 

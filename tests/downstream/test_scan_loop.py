@@ -8,20 +8,15 @@ import pytest
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.predict.inputs import InputScan
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 
-WORDS = Words("counting", "were counted", "be counted", "not be counted", "were not counted", "were")
 SCANS = [InputScan(name, f"in/{name}", Path(name), Path(f"{name}.txt")) for name in "abcd"]
 
 
 def loop_of(refused: list[str] | None = None) -> tuple[ScanLoop, list[str]]:
     messages: list[str] = []
     faults = [] if refused is None else refused
-    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", WORDS, messages.append), messages
-
-
-def unexpected(shown: object, error: Exception) -> str:
-    return f"{shown}: {type(error).__name__}"
+    return ScanLoop(SCANS, faults, {"channels": "first"}, "run", "counted", messages.append), messages
 
 
 def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
@@ -35,12 +30,12 @@ def test_faults_of_scans_are_reported_after_the_others_are_processed() -> None:
         return one.name.upper()
 
     with pytest.raises(DataError, match=r"^3 scans were not counted, 2 were: earlier: not") as caught:
-        loop.run(compute, lambda one, result: written.append((result, loop.done)), unexpected)
+        loop.run(compute, lambda one, result: written.append((result, loop.done)))
     assert written == [("A", 0), ("D", 1)] and caught.value.__cause__ is faults["c"]
     assert messages == [
         "in/b: two channels; the run was trained on scans prepared with channels = first, so repair or leave "
         "out this scan",
-        "in/c: ValueError",
+        "in/c: cannot be used: ValueError: of a library; inspect the file, and report a bug if it is valid",
     ]
 
 
@@ -53,9 +48,9 @@ def test_other_errors_of_ours_and_errors_of_writing_end_the_loop() -> None:
 
     loop, messages = loop_of()
     with pytest.raises(ConfigError, match="another version"):
-        loop.run(refuse, full, unexpected)
+        loop.run(refuse, full)
     with pytest.raises(OSError, match="disk full"):
-        loop.run(lambda one: "", full, unexpected)
+        loop.run(lambda one: "", full)
     assert loop.done == 0 and not messages
 
 
@@ -81,4 +76,4 @@ def test_kept_scans_are_counted() -> None:
     loop.report_kept(4)
     assert not messages
     loop.report_kept(6)
-    assert messages == ["2 of 6 scans were counted and are kept; 4 remaining"]
+    assert messages == ["2 of 6 scans were counted by this run before and are kept; 4 remaining"]

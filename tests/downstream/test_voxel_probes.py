@@ -19,10 +19,9 @@ from medcl3d.comparison.analysis.case_values import by_patient
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.dense.context import DenseContext
-from medcl3d.downstream.dense.controls import Intensity, Place, place_mm
+from medcl3d.downstream.dense.context import DenseContext, measure_dense
+from medcl3d.downstream.dense.controls import intensity_of, place_mm, place_of
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
-from medcl3d.downstream.dense.measure import measure_dense
 from medcl3d.downstream.dense.voxel_features import DenseEncoder
 from medcl3d.downstream.dense.voxel_grid import Structures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
@@ -210,11 +209,11 @@ def test_test_scans_without_partners_are_refused(ball_store: Store) -> None:
 
 def test_controls_describe_the_place_and_the_intensities(ball_store: Store) -> None:
     voxels = np.array([[0, 0, 0], [5, 6, 7]])
-    patches = Intensity.of(ball_store, 1).at(voxels).numpy().reshape(2, 5, 5, 5)
+    patches = intensity_of(ball_store, 1).at(voxels).numpy().reshape(2, 5, 5, 5)
     volume = ball_store.read_volume(1)[0]
     np.testing.assert_array_equal(patches[1], volume[3:8, 4:9, 5:10])
     assert patches[0, 0, 0, 0] == volume[0, 0, 0] and patches[0, 3, 4, 2] == volume[1, 2, 0]
-    place = Place(ball_store, 1).at(voxels)
+    place = place_of(ball_store, 1).at(voxels)
     assert place.shape == (2, 30) and (place.abs() <= 1).all()
 
 
@@ -308,7 +307,7 @@ def test_the_decoder_of_a_dense_pretraining_is_among_the_features(ball_root: Pat
             ball_root, tmp_path / "x", init=str(run_folder), voxel_probe={}, voxel_features={"maps": maps}
         )
         parsed = parse(given, EvaluateConfig, "test")
-        _, _, network, _ = assemble(parsed)
+        network = assemble(parsed).network
         encoder = DenseEncoder(network, store, parsed.voxel_features, (8, 8, 8), torch.device("cpu"), None)
         widths[maps] = encoder.scan(1).parts
     assert widths == {"all": (4, 8, 4), "encoder": (4, 8), "decoded": (4,)}

@@ -11,8 +11,7 @@ from torch import nn
 
 from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
-from medcl3d.encoders.cost import forward_flops
-from medcl3d.encoders.network import Network, build_network
+from medcl3d.encoders.network import Network, build_network, forward_flops
 
 
 def test_a_convolution_and_a_linear_layer_are_counted_as_by_hand() -> None:

@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.statistics.coverage import (
-    MEASURED,
-    NUM_CASES,
-    coverage,
-    covered,
-    measure,
-    simulated,
-    table,
-    table_of_cases,
-)
+from medcl3d.evaluation.statistics.coverage import MEASURED, covered
 from medcl3d.evaluation.statistics.crossed import (
     Components,
     expected,
@@ -26,6 +17,7 @@ from medcl3d.evaluation.statistics.crossed import (
 )
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, holm, wilcoxon_exact
 from medcl3d.evaluation.statistics.power import smallest_difference
+from tests.evaluation.coverage import NUM_CASES, coverage, measure, simulated, table, table_of_cases
 
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 REPETITIONS = 1000

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medcl3d.evaluation.statistics.endpoint_order import in_order
-from medcl3d.evaluation.statistics.intervals import holm
+from medcl3d.evaluation.statistics.intervals import holm, in_order
 
 
 def slow(p: np.ndarray, alpha: float) -> set[tuple[int, int]]:

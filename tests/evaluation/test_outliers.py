@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.statistics.coverage import rejected, table_of_collapses
 from medcl3d.evaluation.statistics.outliers import MIN_REPLICATES, deviations, far, limit
+from tests.evaluation.coverage import rejected, table_of_collapses
 from tests.evaluation.test_crossed import PAGE
 
 REAL = [0.77, 0.753, 0.773, 0.741, 0.776, 0.787, 0.696, 0.356, 0.772, 0.71]

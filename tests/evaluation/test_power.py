@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from medcl3d.evaluation.statistics.coverage import SPREADS, simulated
 from medcl3d.evaluation.statistics.crossed import (
     Components,
     expected,
@@ -23,6 +22,7 @@ from medcl3d.evaluation.statistics.power import (
     smallest_difference,
     upper_limit_of_replicates,
 )
+from tests.evaluation.coverage import SPREADS, simulated
 
 
 @pytest.mark.parametrize("num", [3, 6, 10, 30])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcl3d.evaluation.statistics.normalised import normalised
 from medcl3d.evaluation.statistics.rank_stability import rank_stability
+from medcl3d.evaluation.statistics.ranks import normalised
 
 
 def arms(num: int, replicates: int, rng: np.random.Generator, gains=0.0, cases: int = 20) -> np.ndarray:

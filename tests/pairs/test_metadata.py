@@ -175,7 +175,7 @@ def test_neighbours_are_matched_in_the_body_and_cross_patients() -> None:
 
     first, second = strategy.sample(cohort, 0, np.random.default_rng(0))
     assert (
-        tuple(start_at(cohort, second.scan, cohort.matched(0, second.scan, first.box.center))[0])
+        tuple(start_at(cohort, second.scan, cohort.corresponding_point(0, second.scan, first.box.center))[0])
         == second.box.start
     )
 

@@ -55,7 +55,7 @@ def test_positions_are_matched_in_a_common_frame(collection: Collection, seed: i
 @given(collection=patients, seed=st.integers(0, 1000))
 def test_positions_are_matched_in_body_coordinates_across_frames(collection: Collection, seed: int) -> None:
     first, second = SamePatient().sample(collection, 0, np.random.default_rng(seed))
-    matched = collection.matched(0, second.scan, first.box.center)
+    matched = collection.corresponding_point(0, second.scan, first.box.center)
     in_body = collection.body.place(np.array([second.scan]), matched[None])[0]
     assert np.allclose(in_body, collection.keys([first], np.zeros(1), np.zeros(1)).body[0].numpy())
     start, missed_mm = start_at(collection, second.scan, matched)

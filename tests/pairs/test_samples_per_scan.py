@@ -223,6 +223,13 @@ def test_a_field_without_effect_is_reported(tiny_store: Path) -> None:
     )
 
 
+def test_groups_of_several_patients_do_not_hold_two_samples_of_a_scan(tiny_store: Path) -> None:
+    """With an even number of scans per class no scan is repeated, so the field has no effect."""
+    labels = {"class_labels": {"column": "modality", "group_size": 2}}
+    (line,) = warnings_of(tiny_store, {"sum": {"parts": [NEGATIVE, labels]}})
+    assert "never holds two of one scan" in line
+
+
 @pytest.mark.parametrize(
     ("pairs", "objective", "samples"),
     [

@@ -15,8 +15,8 @@ from medcl3d.core.errors import DataError
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.register import register
-from medcl3d.store.registered import REGISTERED
 from medcl3d.store.store import Store
+from medcl3d.store.stored_scan import REGISTERED
 
 SIDE, SPACING = 48, 3.0
 
@@ -123,7 +123,7 @@ def test_a_scan_that_cannot_be_registered_is_named_and_keeps_its_middle(
     def fail(*_: Any) -> None:
         raise DataError("the registration failed: test")
 
-    monkeypatch.setattr("medcl3d.preprocessing.body_frame.register", fail)
+    monkeypatch.setattr("medcl3d.preprocessing.register.register", fail)
     plain, _ = store_of(tmp_path)
     store, lines = store_of(tmp_path, body_coordinates="affine")
     frames = store.collection.table["frame"].nunique()

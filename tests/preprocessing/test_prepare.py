@@ -17,7 +17,7 @@ import pytest
 
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.io.array_file import SUFFIXES
-from medcl3d.preprocessing.dry_run import forecast
+from medcl3d.preprocessing.dry_run import dry_run
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.ready_scan import ReadyScan
@@ -611,7 +611,7 @@ def test_a_folder_has_one_collection_and_one_writer(cohort, tmp_path, write_nift
 
 def test_invalid_arguments_are_configuration_errors(cohort, tmp_path) -> None:
     for source, root, fields, fault in (
-        ("nifty", cohort, {}, "source 'nifty' is unknown; there are bids, csv"),
+        ("nifty", cohort, {}, "no source is named 'nifty'; choose from bids, csv"),
         ("csv", None, {}, "ROOT is missing"),
         ("csv", cohort, {"manifst": "a"}, "manifst"),
     ):
@@ -687,7 +687,7 @@ def test_foreign_files_are_not_overwritten(cohort, tmp_path, name) -> None:
         message = rf"--out .*out: contains {found} that `medcl3d prepare` did not write; choose an empty"
         with pytest.raises(ConfigError, match=message):
             if check:
-                forecast("csv", cohort, tmp_path / "out", {}, ONE, print)
+                dry_run("csv", cohort, tmp_path / "out", {}, ONE, print)
             else:
                 prepare("csv", cohort, tmp_path / "out", options=ONE)
     assert theirs.read_text() == "mine" and [
@@ -705,7 +705,7 @@ def test_converted_files_are_not_written_into_the_source(cohort, tmp_path, check
         ConfigError,
         match=r"would write into .*/out/raw, which contains the source; choose a folder beside it",
     ):
-        forecast("csv", moved, tmp_path / "out", {}, ONE, print) if check else prepare(
+        dry_run("csv", moved, tmp_path / "out", {}, ONE, print) if check else prepare(
             "csv", moved, tmp_path / "out", options=ONE
         )
     assert not list(tmp_path.rglob("preparing.json"))

@@ -17,9 +17,17 @@ from medcl3d.datasets.volumes import split_volumes
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
-from medcl3d.preprocessing.read_scan import SkippedScan, read_image, read_label, verify
+from medcl3d.preprocessing.read_scan import SkippedScan, read_image, read_label
 
 RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+
+
+def verify(path: Path) -> DataError | None:
+    try:
+        read_image(path)
+    except DataError as error:
+        return error
+    return None
 
 
 def set_field(name: str, value: object) -> Callable:

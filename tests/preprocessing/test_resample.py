@@ -11,8 +11,7 @@ import torchio as tio
 
 from medcl3d.core.errors import DataError
 from medcl3d.preprocessing import resample as grid
-from medcl3d.preprocessing.grid import grid_at
-from medcl3d.preprocessing.resample import memory_bytes, refuse_too_large
+from medcl3d.preprocessing.resample import grid_at, memory_bytes, refuse_too_large
 
 TILT = np.radians(9)
 OBLIQUE = np.array(

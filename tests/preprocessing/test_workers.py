@@ -62,7 +62,8 @@ def test_it_stops_early_if_too_many_scans_are_refused(cohort, tmp_path) -> None:
 def test_a_script_without_a_main_guard_is_reported(tmp_path) -> None:
     script = tmp_path / "main.py"
     script.write_text(
-        "from medcl3d.preprocessing.workers import each\nprint(list(each(abs, [1, 2, 3], 2, str)))\n"
+        "from medcl3d.preprocessing.workers import in_parallel\n"
+        "print(list(in_parallel(abs, [1, 2, 3], 2, str)))\n"
     )
     root = str(Path(__file__).parents[2])
     ended = subprocess.run(

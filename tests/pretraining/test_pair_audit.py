@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.objectives.dense import point_keys
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_audit import Classes, Structures, audit, audit_of, shared
+from medcl3d.pretraining.pair_audit import FEW_BATCHES, PAIR_AUDIT, audit, audit_of, shared
+from medcl3d.pretraining.pair_labels import Classes, Structures
 from medcl3d.pretraining.parts import Pretraining, assemble
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.sampling.augment import make_views
 
 BATCHES = 2
@@ -197,3 +200,33 @@ def test_an_audit_that_cannot_be_made_is_refused(tiny_store: Path, tmp_path: Pat
         audit(path, encoder=tmp_path)
     assert audit(path, check=True, out=tmp_path / "audit.json") is None
     assert not (tmp_path / "audit.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "pairs"),
+    [("simclr", "overlapping_crops"), ("simclr", "nearest_neighbours"), ("mae", "augmented_views")],
+)
+def test_a_pretraining_writes_the_audit_of_its_pairs(
+    tiny_store: Path, tmp_path: Path, objective: str, pairs: str
+) -> None:
+    """Equal to the command's audit of as many batches; MAE has no pairs."""
+    config = {
+        "data": {"root": str(tiny_store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
+        "pairs": pairs,
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": objective,
+        "train": {"steps": 2, "samples_per_step": 4, "precision": "float32"},
+        "out_dir": str(tmp_path / "run"),
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    pretrain(file)
+    written = tmp_path / "run" / PAIR_AUDIT
+    if objective == "mae":
+        assert not written.exists()
+        return
+    encoder = tmp_path / "run" if pairs == "nearest_neighbours" else None
+    audited = audit(file, batches=FEW_BATCHES, encoder=encoder)
+    assert audited is not None
+    assert json.loads(written.read_text()) == json.loads(json.dumps(audited.as_dict()))

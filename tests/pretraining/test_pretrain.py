@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from medcl3d.config.loading import parse
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
+from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.sampling.batches import batches_from
 
 ROOT = Path(__file__).parents[2]
@@ -238,3 +239,19 @@ def test_bad_input_gives_one_line_and_no_run_folder(
         and len(done.stderr.strip().splitlines()) == 1
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_estimates_the_memory(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twice the samples take twice the activations; chunks of the gradient cache those of a chunk."""
+    found = {}
+    for name, fields in {"8": [], "4": ["train.samples_per_step=4"], "cache": ["train.grad_cache=4"]}.items():
+        path = write(
+            tmp_path / f"{name}.yaml", config_of(tiny_store, tmp_path / name, "voxel_correspondence", "dense")
+        )
+        pretrain(path, ["train.samples_per_step=8", *fields], check=True)
+        line = next(line for line in capsys.readouterr().out.splitlines() if "memory: about" in line)
+        found[name] = float(line.split("estimated; ")[1].split(" MiB")[0])
+    assert found["8"] == pytest.approx(2 * found["4"], rel=0.05)
+    assert found["cache"] == pytest.approx(found["4"], rel=0.05)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from medcl3d.config.field_types import Choice
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.sampling.plan import Plan
-from medcl3d.sampling.rank_slice import RankSlice, stacked
+from medcl3d.sampling.plan import Plan, RankSlice, stacked
 from medcl3d.sampling.raw_batch import on_device
 from medcl3d.views import VIEWS
 

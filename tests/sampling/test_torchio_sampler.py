@@ -19,7 +19,7 @@ from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pairs.same_patient import SamePatient
 from medcl3d.pairs.traits import StrategyTraits
-from medcl3d.preprocessing.torchio_resample import resample
+from medcl3d.preprocessing.resample import resample
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pretrain import batches

@@ -21,6 +21,7 @@ from medcl3d.io.array_file import write_array
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
+from medcl3d.store.stored_scan import stored_path, verify_stored
 
 
 @pytest.fixture
@@ -98,12 +99,12 @@ def test_damage_is_detected(store) -> None:
         DataError,
         match=rf"{path.name}: the voxels changed .*delete it and run the same prepare command again",
     ):
-        Store.open(store.root).verify(1)
+        verify_stored(store.root, Store.open(store.root).scans[1])
     write_array(path, changed.astype(np.float32))
     with pytest.raises(DataError, match=rf"{path.name}: contains float32 .* has float16"):
         Store.open(store.root).read_volume(1)
     path.write_bytes(content)
-    Store.open(store.root).verify(1)
+    verify_stored(store.root, Store.open(store.root).scans[1])
     path.unlink()
     with pytest.raises(
         DataError,
@@ -117,7 +118,7 @@ def test_damage_is_detected(store) -> None:
 
 @pytest.mark.parametrize("is_label", [False, True])
 def test_a_truncated_file_is_never_read(store, is_label) -> None:
-    path = store.path(1, is_label=is_label)
+    path = stored_path(store.root, store.scans[1], is_label=is_label)
     content, message = (
         path.read_bytes(),
         rf"{path.name}: cannot be read .*; delete it and run the same prepare command again",
@@ -144,7 +145,7 @@ def test_flipped_bits_are_detected_without_a_crash(store) -> None:
         path.write_bytes(damaged)
         try:
             opened = Store.open(store.root)
-            opened.verify(1)
+            verify_stored(opened.root, opened.scans[1])
             np.testing.assert_array_equal(opened.read_volume(1), whole)
         except DataError as error:
             found += 1
@@ -229,7 +230,7 @@ def test_int16_is_more_precise_than_float16_and_all_readers_agree(
     np.testing.assert_array_equal(fine.read_crop(1, box)[:, 2:, :, :9], wide[:, :7, 3:8, 1:])
     ready = ready_scan(ScanTask.like(fine.intensity(), "x", cohort / "images/1.nii.gz"))
     np.testing.assert_array_equal(ready.voxels, wide)
-    fine.verify(1)
+    verify_stored(fine.root, fine.scans[1])
 
 
 def test_int16_keeps_whole_numbers_and_rounding_gives_a_warning(tmp_path: Path, write_nifti) -> None:
@@ -261,7 +262,7 @@ def test_real_scans_are_equal_in_both_containers(shared_data: Path, tmp_path: Pa
     plain, packed = stores.values()
     rng = np.random.default_rng(0)
     for scan in range(len(names)):
-        packed.verify(scan)
+        verify_stored(packed.root, packed.scans[scan])
         shape = plain.collection.shapes[scan]
         for _ in range(20):
             size = rng.integers(1, np.minimum(shape, 96) + 1)

@@ -1,6 +1,4 @@
-"""Agreement of label-free scores with the endpoint: rank correlation, and the encoder that each score
-selects.
-"""
+"""Agreement of scores of encoders and pairs with the endpoint: rank correlation, best encoder by each."""
 
 from __future__ import annotations
 
@@ -10,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from medcl3d.comparison.analysis.embedding_maps import Scores
+from medcl3d.comparison.analysis.embedding_maps import DIRECTIONS, Scores
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.evaluation.statistics.intervals import Interval
 
 FEWEST_ENCODERS = 4
@@ -23,9 +20,8 @@ FEWEST_ENCODERS = 4
 class Agreement:
     """Agreement of one score with the endpoint, over the encoders that have the score.
 
-    correlation  Spearman's, between the score (signed so that larger is what its authors call better) and the
-                 endpoint:
-                 within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
+    correlation  Spearman's, between the score (signed so that larger is better) and the
+        endpoint: within each replicate, then averaged; its interval is over other encoders (`rank_interval`)
     pick, place  the encoder with the best mean score over replicates, and its rank by the endpoint among all
                  (1: best)
     """
@@ -37,9 +33,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ScoreAgreement:
-    """Agreement of all scores. order: pretrainings, best at the endpoint first; by_score: score ->
-    agreement.
-    """
+    """Agreement of all scores, by score. order: pretrainings, best at the endpoint first."""
 
     order: tuple[str, ...]
     by_score: dict[str, Agreement]
@@ -57,16 +51,11 @@ def score_agreement(
     for name, arm in config.arms.items():
         if arm.pretraining in found:
             arm_of.setdefault(arm.pretraining, name)
-    gains = {
-        encoder: (1 if higher else -1) * np.asarray(endpoint[arm], dtype=float)
-        for encoder, arm in arm_of.items()
-    }
-    by_score = {score: one for score in BETTER if (one := _agreement(score, found, gains)) is not None}
-    return (
-        ScoreAgreement(tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean())), by_score)
-        if by_score
-        else None
-    )
+    sign = 1.0 if higher else -1.0
+    gains = {encoder: sign * np.asarray(endpoint[arm], dtype=float) for encoder, arm in arm_of.items()}
+    by_score = {score: one for score in DIRECTIONS if (one := _agreement(score, found, gains)) is not None}
+    order = tuple(sorted(gains, key=lambda encoder: -gains[encoder].mean()))
+    return ScoreAgreement(order, by_score) if by_score else None
 
 
 def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Agreement | None:
@@ -88,19 +77,17 @@ def _agreement(score: str, found: Scores, gains: Mapping[str, np.ndarray]) -> Ag
 
 def better(score: str, value: float) -> float:
     """A score with its sign chosen so that larger is what its authors call better."""
-    return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[BETTER[score]]
+    return {"lower": -value, "higher": value, "nearer to 1": -abs(value - 1)}[DIRECTIONS[score]]
 
 
 def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Interval:
     """A rank correlation over `num` encoders with its interval over other encoders, within [-1, 1].
 
     Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The
-    correlation of few
-    encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a step, 6 / (num^3 -
-    num).
-    Averaging over replicates of the same encoders does not shorten the interval, so it covers the true value
-    at least
-    as often as its nominal level (docs/statistics.md). ValueError for fewer than four.
+    correlation of few encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a
+    step, 6 / (num^3 - num). Averaging over replicates of the same encoders does not shorten the interval, so
+    it covers the true value at least as often as its nominal level (docs/statistics.md). ValueError for fewer
+    than four.
     """
     if num < FEWEST_ENCODERS:
         raise ValueError(

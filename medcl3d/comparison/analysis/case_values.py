@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from medcl3d.comparison.plan.runs import Cell
+from medcl3d.comparison.plan.cells import Cell
 
 TOLERANCE = 1e-5
 """Rows have six decimals."""
 
 MIN_CASES_FOR_TEST = 5
-"""Fewest test patients for a test: with 2, intervals of ten replicates cover the true difference in 88%
-(docs/statistics.md)."""
+"""For a test; with 2, 95% intervals of ten replicates cover the true difference in 88%."""
 
 Key = tuple[str, Cell, int]
 """Arm, cell, replicate."""
@@ -40,8 +39,7 @@ def by_patient(results: Mapping[str, Any], metric: str) -> dict[str, float]:
     lack it.
 
     The metric is a column of `cases` (``dice``), one of a class (``dice/liver``), or one of a probe
-    (``retrieval/recall@1``);
-    accuracy is whether the predicted class is the true one.
+    (``retrieval/recall@1``); accuracy is whether the predicted class is the true one.
     """
     rows: Sequence[Mapping[str, Any]] = results.get("cases", [])
     name = metric
@@ -74,9 +72,8 @@ def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str)
     if not found or not all(values for _, values in found.values()):
         return CaseValues(why_not=f"the runs have no {metric} per patient")
     for value, values in found.values():
-        if not math.isclose(
-            float(np.mean(list(values.values()))), value, rel_tol=TOLERANCE, abs_tol=TOLERANCE
-        ):
+        mean = float(np.mean(list(values.values())))
+        if not math.isclose(mean, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             return CaseValues(why_not=f"{metric} is not a mean over patients")
     common = set.intersection(*(set(values) for _, values in found.values()))
     every = set.union(*(set(values) for _, values in found.values()))
@@ -88,9 +85,5 @@ def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str)
     if len(common) < 2:
         return CaseValues(why_not="there is one patient", untested="there is one test patient")
     patients = tuple(sorted(common))
-    return CaseValues(
-        patients,
-        {key: np.array([values[p] for p in patients]) for key, (_, values) in found.items()},
-        "",
-        few,
-    )
+    of_run = {key: np.array([values[p] for p in patients]) for key, (_, values) in found.items()}
+    return CaseValues(patients, of_run, "", few)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from medcl3d.comparison.analysis.analysis import ALPHA, Analysis, ArmNumbers
+from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.plan.arm_types import ArmType
-from medcl3d.evaluation.statistics.intervals import (
-    MIN_REPLICATES_FOR_CLAIM,
-    MIN_REPLICATES_FOR_TEST,
-    Interval,
-)
+from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_CLAIM, MIN_REPLICATES_FOR_TEST
 
 CONTROL_NOTES: dict[ArmType, str] = {
     "placebo": " (a placebo: its signal columns are permuted)",
@@ -22,83 +18,34 @@ CONTROL_NOTES: dict[ArmType, str] = {
 """Text after the name of a control in a sentence."""
 MOST_NAMED = 5
 """Arms that a sentence lists with their numbers; the table has the others."""
-MOST_DECIMALS = 8
 NOT_BY_SIGNAL = "the strategy's signal columns, which a placebo permutes, are not shown to help"
 NOT_BY_CHOICE = "the choice of pairs is not shown to help"
 NO_EVIDENCE = "there is no evidence that {} is worth the cost"
 UNTESTED = "by its interval, which is not a test"
 
 
-def number(value: float, sign: bool = False, digits: int | None = None) -> str:
-    """A value with a typographic minus sign; three decimals, fewer for large values, more if three would show
-    0.
-    """
-    if digits is None:
-        digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-        digits = max(digits, _decimals(abs(value)))
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
-def _decimals(size: float) -> int:
-    """Decimals that show two digits of a value below 0.001; 0 for larger values and for 0."""
-    return min(MOST_DECIMALS, math.ceil(-math.log10(size)) + 1) if 0 < size < 0.001 else 0
-
-
-def numbers(interval: Interval, sign: bool = False) -> list[str]:
-    """Mean, low and high, with more decimals for a narrow interval; the mean alone if the interval is
-    unknown.
-    """
-    if not interval.known:
-        return [number(interval.mean, sign)]
-    finer = _decimals((interval.high - interval.low) / 2) or None
-    return [
-        number(value, sign, finer or (3 if abs(value) < 0.001 else None))
-        for value in (interval.mean, interval.low, interval.high)
-    ]
-
-
-def with_interval(interval: Interval, sign: bool = False) -> str:
-    """``0.712 [0.690, 0.734]``, or the mean alone if the interval is unknown."""
-    mean, *limits = numbers(interval, sign)
-    return f"{mean} [{', '.join(limits)}]" if limits else mean
-
-
-def p_value(p: float) -> str:
-    """``p = 0.012`` or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def conclusion_sentences(analysis: Analysis) -> tuple[str, str]:
     """Two sentences: the recommendation (the observed means if nothing is tested), and its certainty.
 
     All tests are against the reference. If the reference is a strategy, it is compared with scratch and its
-    placebo by
-    name: better than scratch means that pretraining helps, better than the placebo that the signal columns
-    help. Arms
-    outside the family count by their interval: they can prevent a recommendation, and are named as untested.
+    placebo by name: better than scratch means that pretraining helps, better than the placebo that the signal
+    columns help. Arms outside the family count by their interval: they can prevent a recommendation, and are
+    named as untested.
     """
     others = [arm for arm in analysis.arms if arm.name != analysis.reference]
     if not others:
-        only = (
-            f"“{analysis.reference}”, has a mean {analysis.metric} of {_number(analysis, analysis.reference)}"
-        )
-        return (
-            f"Over {_replicates(analysis)} the only arm, {only}.",
-            "There is no other arm to compare it with.",
-        )
+        mean = f"has a mean {analysis.metric} of {_number(analysis, analysis.reference)}"
+        only = f"Over {_replicates(analysis)} the only arm, “{analysis.reference}”, {mean}."
+        return only, "There is no other arm to compare it with."
     if not analysis.tested:
         return _seen(analysis), f"{_untested(analysis, _best(analysis, others))}."
     found = _Found(analysis, others)
-    return (_instead(analysis, found) if found.better else _kept(analysis, found)), _certainty(
-        analysis, found
-    )
+    recommendation = _instead(analysis, found) if found.better else _kept(analysis, found)
+    return recommendation, _certainty(analysis, found)
 
 
 class _Found:
-    """The other arms grouped by result: arms of the family by their tests, others by their intervals
-    alone.
-    """
+    """The other arms by result: arms of the family by their tests, others by their intervals alone."""
 
     def __init__(self, analysis: Analysis, others: Sequence[ArmNumbers]):
         tested = [arm for arm in others if arm.test is not None]
@@ -106,12 +53,9 @@ class _Found:
         self.better = [arm for arm in self.significant if _gain(analysis, arm) > 0]
         self.worse = [arm for arm in self.significant if arm not in self.better]
         self.rest = [arm for arm in tested if arm not in self.significant]
-        self.outside = sorted(
-            (arm for arm in others if arm.test is None), key=lambda arm: -_gain(analysis, arm)
-        )
-        self.outside_worse = [
-            arm for arm in self.outside if _is_behind(analysis, arm.name, analysis.reference)
-        ]
+        outside = [arm for arm in others if arm.test is None]
+        self.outside = sorted(outside, key=lambda arm: -_gain(analysis, arm))
+        self.outside_worse = [arm for arm in outside if _is_behind(analysis, arm.name, analysis.reference)]
         self.not_beaten = [*self.rest, *(arm for arm in self.outside if arm not in self.outside_worse)]
 
 
@@ -123,35 +67,23 @@ def _instead(analysis: Analysis, found: _Found) -> str:
         real = [arm for arm in found.better if analysis.arm_types[arm.name] != "placebo"]
         level = [arm for arm in real if not _is_behind(analysis, arm.name, best.name)]
         if not level:
-            means = (
-                f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better "
-                f"than {_reference(analysis)}"
-            )
-            return f"{means}, and it is a placebo: what helps is not the strategy's signal columns."
+            means = f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)}) does better than"
+            helps = "it is a placebo: what helps is not the strategy's signal columns"
+            return f"{means} {_reference(analysis)}, and {helps}."
         best = _best(analysis, level)
     kind = analysis.arm_types[best.name]
-    alike = [
-        arm
-        for arm in analysis.arms
-        if arm.name not in (best.name, name) and not _is_behind(analysis, arm.name, best.name)
-    ]
+    rivals = [arm for arm in analysis.arms if arm.name not in (best.name, name)]
+    alike = [arm for arm in rivals if not _is_behind(analysis, arm.name, best.name)]
     controls = _controls(analysis, alike)
     if kind != "scratch" and controls["scratch"]:
-        ahead = (
-            f"“{best.name}” (mean {analysis.metric} {_number(analysis, best.name)} {over}) does "
-            f"better than “{name}”"
-        )
-        return (
-            f"{ahead}, and is not shown to do better than {_beside(controls)}: "
-            f"{NO_EVIDENCE.format('its pretraining')}."
-        )
+        mean = f"mean {analysis.metric} {_number(analysis, best.name)} {over}"
+        weak = f"is not shown to do better than {_beside(controls)}: {NO_EVIDENCE.format('its pretraining')}"
+        return f"“{best.name}” ({mean}) does better than “{name}”, and {weak}."
     equals = [arm for arm in found.better if arm in alike and arm not in controls["placebo"]]
     others = [arm for arm in alike if arm not in equals]
     lead = f"Use {_names([best, *equals])}{', whichever costs least,' if equals else ''} rather than “{name}”"
-    means = (
-        f"{_listed([_number(analysis, arm.name) for arm in (best, *equals)], 'and')}, against "
-        f"{_number(analysis, name)}"
-    )
+    means = _listed([_number(analysis, arm.name) for arm in (best, *equals)], "and")
+    means = f"{means}, against {_number(analysis, name)}"
     beside = f"; “{best.name}” {_level(analysis, best.name, others)}" if others else ""
     return f"{lead}: {over} the mean {analysis.metric} is {means}{beside}{_doubt(analysis, best, controls)}."
 
@@ -167,17 +99,13 @@ def _beside(controls: dict[ArmType, list[ArmNumbers]]) -> str:
 
 
 def _level(analysis: Analysis, name: str, others: Sequence[ArmNumbers]) -> str:
-    """Words for an arm that is not better than others (arms outside the family may even be ahead by their
-    intervals).
-    """
+    """Words for an arm that is not better than others (outside the family, some may even be ahead)."""
     ahead = any(_is_behind(analysis, name, arm.name) for arm in others)
     return f"is not {'shown to do better than' if ahead else 'distinguishable from'} {_names(others)}"
 
 
 def _doubt(analysis: Analysis, best: ArmNumbers, controls: dict[ArmType, list[ArmNumbers]]) -> str:
-    """Caveats if the best arm chooses no pairs, or is not shown to do better than a placebo or an arm without
-    pairs.
-    """
+    """Caveats if the best arm chooses no pairs, or is not shown to beat a placebo or an arm that does not."""
     kind, sentences = analysis.arm_types[best.name], ""
     if kind == "pairs" and controls["placebo"]:
         sentences = f"; {NOT_BY_SIGNAL}"
@@ -196,9 +124,7 @@ def _kept(analysis: Analysis, found: _Found) -> str:
         ahead = [arm for arm in found.outside if _is_behind(analysis, name, arm.name)]
         if not ahead:
             return f"No arm is shown to do better than {reference}: {NO_EVIDENCE.format('pretraining')}."
-        names = _listed(
-            [f"“{arm.name}”{CONTROL_NOTES.get(analysis.arm_types[arm.name], '')}" for arm in ahead], "and"
-        )
+        names = _listed([_with_type(analysis, arm) for arm in ahead], "and")
         hint = f"outside the family {names} {'does' if len(ahead) == 1 else 'do'}, {UNTESTED}"
         return f"No arm of the preregistered family is shown to do better than {reference}; {hint}."
     if not open_:
@@ -239,61 +165,33 @@ def _certainty(analysis: Analysis, found: _Found) -> str:
 
 
 def _equivalence(analysis: Analysis) -> str:
-    """One more sentence: the arms of the family that are equivalent to the reference; "" if no margin was
-    tested.
-    """
-    tested = [
-        (arm.name, arm.equivalence)
-        for arm in analysis.arms
-        if arm.equivalence is not None and arm.equivalence.adjusted is not None
-    ]
-    if analysis.margin is None or not tested:
+    """One more sentence: the arms that are equivalent to the reference; "" if no margin was tested."""
+    words: dict[bool, list[str]] = {True: [], False: []}
+    for arm in analysis.arms:
+        if arm.equivalence is not None and (p := arm.equivalence.adjusted) is not None:
+            interval = with_interval(arm.equivalence.interval, sign=True)
+            words[p < ALPHA].append(f"“{arm.name}” ({interval}, {p_value(p)})")
+    num_tested = len(words[True]) + len(words[False])
+    if analysis.margin is None or not num_tested:
         return ""
-
-    def of(shown: bool) -> str:
-        chosen = [
-            (name, one)
-            for name, one in tested
-            if one.adjusted is not None and (one.adjusted < ALPHA) is shown
-        ]
-        words = [
-            f"“{name}” ({with_interval(one.interval, sign=True)}, {p_value(one.adjusted or 0.0)})"
-            for name, one in chosen
-        ]
-        return ", ".join(words[:MOST_NAMED]) + (
-            f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
-        )
-
-    equal, others = of(True), of(False)
+    equal, others = _some(words[True]), _some(words[False])
     to = f"to “{analysis.reference}” within the preregistered margin of {number(analysis.margin)}"
     first = f"Equivalent {to}: {equal}" if equal else f"No arm is shown to be equivalent {to}"
     rest = f"; not shown to be equivalent: {others}" if others else ""
-    return (
-        f" {first}{rest} (90% intervals, two one-sided tests{', Holm-adjusted' if len(tested) > 1 else ''})."
-    )
+    adjusted = ", Holm-adjusted" if num_tested > 1 else ""
+    return f" {first}{rest} (90% intervals, two one-sided tests{adjusted})."
 
 
 def _seen(analysis: Analysis) -> str:
-    best, reference, over = (
-        _best(analysis, analysis.arms),
-        analysis.reference,
-        f"Over {_replicates(analysis)}",
-    )
+    best, reference = _best(analysis, analysis.arms), analysis.reference
+    over, mean = f"Over {_replicates(analysis)}", f"mean {analysis.metric}"
+    value = _number(analysis, reference)
     if len({arm.endpoint.mean.mean for arm in analysis.arms}) == 1:
-        return (
-            f"{over} all arms have the same mean {analysis.metric} of {_number(analysis, reference)}: "
-            "no arm shows an effect."
-        )
+        return f"{over} all arms have the same {mean} of {value}: no arm shows an effect."
     if best.name == reference:
-        return (
-            f"{over} no arm does better than the reference “{reference}” (mean {analysis.metric} "
-            f"{_number(analysis, reference)})."
-        )
-    means = f"{_number(analysis, best.name)}, against {_number(analysis, reference)} of “{reference}”"
-    return (
-        f"{over} “{best.name}”{CONTROL_NOTES.get(analysis.arm_types[best.name], '')} has the best mean "
-        f"{analysis.metric}: {means}."
-    )
+        return f"{over} no arm does better than the reference “{reference}” ({mean} {value})."
+    means = f"{_number(analysis, best.name)}, against {value} of “{reference}”"
+    return f"{over} {_with_type(analysis, best)} has the best {mean}: {means}."
 
 
 def _untested(analysis: Analysis, arm: ArmNumbers) -> str:
@@ -301,21 +199,14 @@ def _untested(analysis: Analysis, arm: ArmNumbers) -> str:
     assert difference is not None, "the reference has no difference to itself"
     what = f"the difference of “{arm.name}” is {with_interval(difference, sign=True)}"
     if len(analysis.replicates) == 1:
-        return (
-            f"One replicate cannot distinguish a difference from chance ({what}, without an interval), "
-            "so the arms are not ranked"
-        )
-    weight = (
-        "excludes 0, which suggests a difference but is not a test"
-        if difference.excludes_zero
-        else "contains 0"
-    )
-    hint = f"{what}, and its 95% interval {weight}"
+        chance = f"One replicate cannot distinguish a difference from chance ({what}, without an interval)"
+        return f"{chance}, so the arms are not ranked"
+    suggested = "excludes 0, which suggests a difference but is not a test"
+    weight = suggested if difference.excludes_zero else "contains 0"
+    why = analysis.untested or f"there are fewer than {MIN_REPLICATES_FOR_TEST} replicates"
     if analysis.stage == "screen":
-        return f"No test, since this is a screening that only selects candidates: {hint}"
-    if analysis.untested:
-        return f"No test, since {analysis.untested}: {hint}"
-    return f"No test, since there are fewer than {MIN_REPLICATES_FOR_TEST} replicates: {hint}"
+        why = "this is a screening that only selects candidates"
+    return f"No test, since {why}: {what}, and its 95% interval {weight}"
 
 
 def _best(analysis: Analysis, arms: Sequence[ArmNumbers]) -> ArmNumbers:
@@ -335,10 +226,12 @@ def _is_behind(analysis: Analysis, name: str, other: str) -> bool:
 
 
 def _reference(analysis: Analysis) -> str:
-    return (
-        f"“{analysis.reference}” (mean {analysis.metric} {_number(analysis, analysis.reference)} over "
-        f"{_replicates(analysis)})"
-    )
+    mean = f"mean {analysis.metric} {_number(analysis, analysis.reference)}"
+    return f"“{analysis.reference}” ({mean} over {_replicates(analysis)})"
+
+
+def _with_type(analysis: Analysis, arm: ArmNumbers) -> str:
+    return f"“{arm.name}”{CONTROL_NOTES.get(analysis.arm_types[arm.name], '')}"
 
 
 def _number(analysis: Analysis, name: str) -> str:
@@ -365,11 +258,13 @@ def _list(arms: Sequence[ArmNumbers], of_the_first: str = "") -> str:
     def one(arm: ArmNumbers) -> str:
         assert arm.endpoint.difference is not None, "the reference has no difference to itself"
         p = "" if arm.test is None else f", {p_value(arm.test.holm)}"
-        return (
-            f"“{arm.name}” "
-            f"({with_interval(arm.endpoint.difference, sign=True)}{p}"
-            f"{of_the_first if arm is arms[0] else ''})"
-        )
+        also = of_the_first if arm is arms[0] else ""
+        return f"“{arm.name}” ({with_interval(arm.endpoint.difference, sign=True)}{p}{also})"
 
-    more = f" and {len(arms) - MOST_NAMED} more" if len(arms) > MOST_NAMED else ""
-    return ", ".join(map(one, arms[:MOST_NAMED])) + more
+    return _some([one(arm) for arm in arms])
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words, and the number of the others."""
+    more = f" and {len(words) - MOST_NAMED} more" if len(words) > MOST_NAMED else ""
+    return ", ".join(words[:MOST_NAMED]) + more

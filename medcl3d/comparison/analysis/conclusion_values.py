@@ -51,17 +51,14 @@ def _arm(analysis: Analysis, index: int, arm: ArmNumbers) -> dict[str, Any]:
         "mean": _interval(arm.endpoint.mean),
         "difference": None if arm.endpoint.difference is None else _interval(arm.endpoint.difference),
         "p": None if test is None else test.holm,
-        "equivalence": None
-        if equivalence is None
-        else {
+        "equivalence": equivalence
+        and {
             "interval_90": _interval(equivalence.interval),
             "p": equivalence.adjusted,
             "equivalent": None if equivalence.adjusted is None else equivalence.adjusted < ALPHA,
         },
-        "probability_best": None if order is None else order.best[index],
-        "rank": None
-        if order is None
-        else {"mean": order.rank[index], "low": order.low[index], "high": order.high[index]},
+        "probability_best": order and order.best[index],
+        "rank": order and {"mean": order.rank[index], "low": order.low[index], "high": order.high[index]},
     }
 
 

@@ -42,12 +42,9 @@ def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
     for name, arm in config.arms.items():
         first = [run for run in runs if not run.measures and run.name == arm.pretraining]
         second = [run for run in runs if run.measures and run.name == name]
-        memory = [
-            value
-            for run in (*first, *second)
-            if (value := read_json(run.folder / COST).get("peak_memory_mib")) is not None
-        ]
-        found.append(Cost(name, _mean(first), _mean(second), max(memory, default=None)))
+        memory = [read_json(run.folder / COST).get("peak_memory_mib") for run in (*first, *second)]
+        most = max((value for value in memory if value is not None), default=None)
+        found.append(Cost(name, _mean(first), _mean(second), most))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,15 +10,14 @@ import pandas as pd
 
 from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.analysis.results import complete_replicates
+from medcl3d.comparison.plan.cells import endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.controls import with_controls
-from medcl3d.comparison.plan.runs import endpoint_cells
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
-from medcl3d.evaluation.statistics.normalised import normalised
-from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, ranks
+from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, normalised, ranks
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,8 @@ class CrossDatasetRanking:
     @property
     def mean_scaled(self) -> dict[str, float]:
         """Arm -> mean over the data sets with a common scale; empty if none has."""
-        return (
-            {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in self.arms}
-            if self.scaled
-            else {}
-        )
+        arms = self.arms if self.scaled else ()
+        return {arm: float(np.mean([found[arm] for found in self.scaled.values()])) for arm in arms}
 
 
 def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRanking | None:
@@ -56,58 +52,46 @@ def rank_across(analysis: Analysis, config: CompareConfig) -> CrossDatasetRankin
     """
     if not config.cross_dataset_ranking:
         return None
-    values = {_label(config): {name: float(np.mean(found)) for name, found in analysis.values.items()}}
-    scales = {_label(config): _scaled(config, values[_label(config)], _high_of(analysis, config))}
-    read_by = dict.fromkeys(data_of(config), _label(config))
+    own = {name: float(np.mean(found)) for name, found in analysis.values.items()}
+    values = {str(config.out_dir): own}
+    scales = {str(config.out_dir): _scaled(config, own, _high_of(analysis, config))}
+    read_by = dict.fromkeys(data_of(config), str(config.out_dir))
     waiting: list[str] = []
     for path in config.cross_dataset_ranking:
         other = with_controls(load(find_config(str(path)), (), CompareConfig))
         if other.higher != config.higher:
-            raise ConfigError(
-                "cross_dataset_ranking",
-                None,
-                f"{other.metric} in {path} and {config.metric} here have opposite directions of better",
-                "use metrics of one direction",
-            )
+            metrics = f"{other.metric} in {path} and {config.metric} here"
+            problem = f"{metrics} have opposite directions of better"
+            raise ConfigError("cross_dataset_ranking", None, problem, "use metrics of one direction")
         if other.stage == "screen":
-            raise ConfigError(
-                "cross_dataset_ranking",
-                None,
-                f"{path} is a screening, which only selects candidates",
-                "name its confirmation",
-            )
-        found, data = endpoints(other), data_of(other)
-        twice = next(
-            (read_by[one] for one in data if one in read_by),
-            _label(other) if _label(other) in values else None,
-        )
-        if twice is not None:
-            raise ConfigError(
-                "cross_dataset_ranking",
-                None,
-                f"{path} uses the same data as {twice}",
-                "each data set counts once, so remove one",
-            )
+            problem = f"{path} is a screening, which only selects candidates"
+            raise ConfigError("cross_dataset_ranking", None, problem, "name its confirmation")
+        label, found, data = str(other.out_dir), endpoints(other), data_of(other)
+        same = [read_by[one] for one in data if one in read_by] + ([label] if label in values else [])
+        if same:
+            problem = f"{path} uses the same data as {same[0]}"
+            remedy = "each data set counts once, so remove one"
+            raise ConfigError("cross_dataset_ranking", None, problem, remedy)
         if found is None:
             waiting.append(str(path))
         else:
-            values[_label(other)] = found
-            scales[_label(other)] = _scaled(other, found, _high_anchor(other))
-            read_by |= dict.fromkeys(data, _label(other))
+            values[label] = found
+            scales[label] = _scaled(other, found, _high_anchor(other))
+            read_by |= dict.fromkeys(data, label)
     shared = [arm for arm in config.arms if all(arm in found for found in values.values())]
     note = f"{', '.join(waiting)}: no complete replicate yet. " if waiting else ""
     scaled = {name: found for name, found in scales.items() if not isinstance(found, str)}
     unscaled = tuple(
         f"{name} has no common scale: {why}." for name, why in scales.items() if isinstance(why, str)
     )
+    found_ranks = None
     if len(values) < MIN_DATA_SETS or len(shared) < MIN_ARMS:
-        few = (
-            f"{len(values)} data sets and {len(shared)} shared arms; "
-            f"ranks need at least {MIN_DATA_SETS} and {MIN_ARMS}."
-        )
-        return CrossDatasetRanking(values, tuple(shared), None, note + few, scaled, unscaled)
-    table = np.array([[found[arm] for arm in shared] for found in values.values()])
-    return CrossDatasetRanking(values, tuple(shared), ranks(table, config.higher), note, scaled, unscaled)
+        note += f"{len(values)} data sets and {len(shared)} shared arms; "
+        note += f"ranks need at least {MIN_DATA_SETS} and {MIN_ARMS}."
+    else:
+        table = np.array([[found[arm] for arm in shared] for found in values.values()])
+        found_ranks = ranks(table, config.higher)
+    return CrossDatasetRanking(values, tuple(shared), found_ranks, note, scaled, unscaled)
 
 
 def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | None) -> dict[str, float] | str:
@@ -116,18 +100,13 @@ def _scaled(config: CompareConfig, values: Mapping[str, float], high: float | No
     if anchors is None:
         return "its file declares no `anchors`"
     missing = [name for name in (anchors.low, anchors.high) if name not in values]
-    if missing or high is None:
-        return (
-            f"the arm {missing[0]!r} of `anchors` does not exist"
-            if missing
-            else "its high anchor has no value"
-        )
+    if missing:
+        return f"the arm {missing[0]!r} of `anchors` does not exist"
+    if high is None:
+        return "its high anchor has no value"
     found = normalised(values, values[anchors.low], high, config.higher)
-    return (
-        found
-        if found is not None
-        else f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
-    )
+    worse = f"the high anchor {anchors.high!r} is not better than the low one {anchors.low!r}"
+    return worse if found is None else found
 
 
 def _high_of(analysis: Analysis, config: CompareConfig) -> float | None:
@@ -151,24 +130,15 @@ def _at_high(config: CompareConfig) -> CompareConfig:
     return replace(config, endpoint=chosen) if chosen else config
 
 
-def _label(config: CompareConfig) -> str:
-    return str(config.out_dir)
-
-
 def data_of(config: CompareConfig) -> set[str]:
     """Hashes of the data that a comparison's measurements read, for the runs that exist."""
     folder = config.out_dir / config.measured_by[0]
-    return {
-        str(data)
-        for file in folder.rglob("provenance.json")
-        if (data := read_json(file).get("data")) is not None
-    }
+    found = [read_json(file).get("data") for file in folder.rglob("provenance.json")]
+    return {str(data) for data in found if data is not None}
 
 
 def endpoints(config: CompareConfig) -> dict[str, float] | None:
-    """Arm -> mean at the endpoint over the complete replicates of a comparison's results.csv; None if there
-    is none.
-    """
+    """Arm -> mean at the endpoint over the complete replicates of results.csv; None without any."""
     file = config.report_dir / "results.csv"
     if not file.is_file():
         return None
@@ -176,17 +146,12 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
     seeds = complete_replicates(table, config)
     if not seeds:
         return None
-    chosen = table[table["seed"].isin(seeds)]
-    primary = [dict(cell) for cell in endpoint_cells(config)]
-    return {arm: _mean(chosen[chosen["arm"] == arm], primary, config.metric) for arm in config.arms}
-
-
-def _mean(rows: pd.DataFrame, primary: Sequence[Mapping[str, object]], metric: str) -> float:
-    """The mean over the rows whose cell belongs to the endpoint."""
-    records = rows.to_dict("records")
-    taken = [
+    primary = endpoint_cells(config)
+    rows = [
         row
-        for row in records
-        if any(all(row[key] == value for key, value in cell.items()) for cell in primary)
+        for row in table[table["seed"].isin(seeds)].to_dict("records")
+        if any(all(row[key] == value for key, value in cell) for cell in primary)
     ]
-    return float(np.mean([row[metric] for row in taken]))
+    return {
+        arm: float(np.mean([row[config.metric] for row in rows if row["arm"] == arm])) for arm in config.arms
+    }

@@ -1,4 +1,4 @@
-"""Label-free results of a comparison's encoders: scores, and embedding maps."""
+"""Results of a comparison's encoders without the labels of the task: scores, and embedding maps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.evaluation.metrics.label_free import BETTER
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
+DIRECTIONS = BETTER | {"pair_purity": "higher", "pair_false_negatives": "lower"}
+"""The better direction of label-free scores of an encoder, and of the audit of its pairs."""
 FEWEST_CROPS = 8
 MOST_NAMES, FEWEST_DOTS = 7, 5
 """Limits of a map's colours: more names would share colours, and fewer dots do not show a group."""
@@ -27,14 +30,20 @@ def scores(runs: Sequence[Run]) -> Scores:
     of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
         if not run.measures and (values := read_json(run.folder / SCORES).get("scores")) is not None:
-            of_folds.setdefault((run.name, run.seed), []).append(values)
+            of_folds.setdefault((run.name, run.seed), []).append(values | _pair_scores(run))
     found: Scores = {}
     for (name, seed), rows in of_folds.items():
-        known = [score for score in BETTER if all(score in row for row in rows)]
+        known = [score for score in DIRECTIONS if all(score in row for row in rows)]
         found.setdefault(name, {})[seed] = {
             score: float(np.mean([row[score] for row in rows])) for score in known
         }
     return {name: by_seed for name, by_seed in found.items() if set(by_seed) == seeds}
+
+
+def _pair_scores(run: Run) -> dict[str, float]:
+    audit = read_json(run.folder / PAIR_AUDIT)
+    shares = {f"pair_{name}": audit.get(name) for name in ("purity", "false_negatives")}
+    return {name: share["mean"] for name, share in shares.items() if share is not None}
 
 
 @dataclass(frozen=True)
@@ -51,32 +60,25 @@ class Spread:
         return bool(np.isfinite(self.low))
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """The spread of one number per replicate."""
-    ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
-    return Spread(float(np.mean(values)), *ends)
-
-
 def spreads(found: Scores) -> dict[str, dict[str, Spread]]:
     """Pretraining -> score -> its spread over replicates, if all have it.
 
     Not a t-interval: with two replicates it would exceed the range of the score.
     """
-    return {
-        name: {
-            score: spread([v[score] for v in by_seed.values()])
-            for score in BETTER
-            if all(score in v for v in by_seed.values())
-        }
-        for name, by_seed in found.items()
-    }
+    spread_of: dict[str, dict[str, Spread]] = {}
+    for name, by_seed in found.items():
+        spread_of[name] = {}
+        for score in DIRECTIONS:
+            if all(score in row for row in by_seed.values()):
+                values = [row[score] for row in by_seed.values()]
+                ends = (min(values), max(values)) if len(values) > 1 else (float("nan"), float("nan"))
+                spread_of[name][score] = Spread(float(np.mean(values)), *ends)
+    return spread_of
 
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text, in the same
-    order.
-    """
+    """One encoder's crops in the plane ``[N, 2]``, and their columns: name -> ``[N]`` text."""
 
     encoder: str
     places: np.ndarray
@@ -84,9 +86,7 @@ class EmbeddingMap:
 
 
 def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
-    """A map of each pretraining of the first replicate with finite features, by t-SNE (van der Maaten and
-    Hinton, JMLR 2008).
-    """
+    """A t-SNE (van der Maaten, JMLR 2008) of each pretraining of the first replicate, if it is finite."""
     found = []
     for run in runs:
         file = run.folder / FEATURES
@@ -95,14 +95,9 @@ def embedding_maps(runs: Sequence[Run]) -> list[EmbeddingMap]:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
         features = arrays.pop("features").astype(float)
+        arrays.pop("scan", None)
         if len(features) >= FEWEST_CROPS and np.isfinite(features).all():
-            found.append(
-                EmbeddingMap(
-                    run.name,
-                    _plane(features),
-                    {name: values for name, values in arrays.items() if name != "scan"},
-                )
-            )
+            found.append(EmbeddingMap(run.name, _plane(features), arrays))
     return found
 
 

@@ -35,12 +35,8 @@ def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[Incomple
         one for one in waiting if one.run.measures or one.run.folder in needed or one.state != "not started"
     ]
     if any(run.moved_to for run in runs):
-        given = {(run.command, run.name, run.cell, run.seed, run.fold) for run in runs}
-        absent = [
-            run
-            for run in plan(config)
-            if run.measures and (run.command, run.name, run.cell, run.seed, run.fold) not in given
-        ]
+        given = set(map(str, runs))
+        absent = [run for run in plan(config) if run.measures and str(run) not in given]
         found += [IncompleteRun(run, "not found", "no folder of --from holds it") for run in absent]
     return sorted(found, key=lambda one: ORDER.index(one.state))
 

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from medcl3d.comparison.analysis.case_values import CaseValues, Key, by_patient, collect
+from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import COMPARED, MODELS, Run, cells
+from medcl3d.comparison.plan.runs import COMMANDS, COMPARED, Run
 from medcl3d.comparison.run.execute import is_done
 from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.plain import differences
@@ -23,6 +24,13 @@ from medcl3d.downstream.few_cases import few_cases_over_runs
 from medcl3d.store.fingerprints import hashed_parts
 
 MOST_NAMED = 5
+RECORDED = {
+    "versions": "package versions",
+    "python": "versions of Python",
+    "commit": "commits of medcl3d",
+    "device": "devices",
+}
+"""Key of provenance.json -> its values in words."""
 
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
@@ -30,8 +38,7 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
     of cases, folder.
 
     An undefined mean, as an area under a curve of one class, is NaN. DataError if a result lacks the metric,
-    or if runs
-    of one cell, replicate and fold were trained or tested on different patients.
+    or if runs of one cell, replicate and fold were trained or tested on different patients.
     """
     rows: list[dict[str, Any]] = []
     splits: dict[str, tuple[Path, Any]] = {}
@@ -45,39 +52,24 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
         _check_split(run, results.get("split"), splits)
         scans = len({case["scan"] for case in results.get("cases", [])})
         fold = {} if run.fold is None else {"fold": run.fold}
-        rows.append(
-            {
-                "arm": run.name,
-                **dict(run.cell),
-                "seed": run.seed,
-                **fold,
-                **metrics,
-                "num_cases": scans,
-                "folder": str(run.folder),
-            }
-        )
+        measured = {**metrics, "num_cases": scans, "folder": str(run.folder)}
+        rows.append({"arm": run.name, **dict(run.cell), "seed": run.seed, **fold, **measured})
     return pd.DataFrame(rows)
 
 
 def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """The mean of every metric of a finished measurement, NaN if undefined. DataError if `metric` is not one
-    of them.
-    """
+    """The mean of every metric of a finished measurement, NaN if undefined. DataError without `metric`."""
     found = results.get("metrics")
     found = found if isinstance(found, dict) else {}
     means = {
         name: value["mean"] for name, value in found.items() if isinstance(value, dict) and "mean" in value
     }
     if metric not in means:
-        raise DataError(
-            f"{run.folder}/results.json",
-            f"has no number for {metric!r}, which is misspelt or undefined on these test patients",
-            f"set `metric` to one of: {', '.join(means) or 'none'}",
-        )
-    return {
-        name: float(mean) if isinstance(mean, int | float) and math.isfinite(mean) else math.nan
-        for name, mean in means.items()
-    }
+        problem = f"has no number for {metric!r}, which is misspelt or undefined on these test patients"
+        remedy = f"set `metric` to one of: {', '.join(means) or 'none'}"
+        raise DataError(f"{run.folder}/results.json", problem, remedy)
+    finite = {name for name, mean in means.items() if isinstance(mean, int | float) and math.isfinite(mean)}
+    return {name: float(mean) if name in finite else math.nan for name, mean in means.items()}
 
 
 def check_metrics(run: Run, metrics: Sequence[str]) -> None:
@@ -92,11 +84,8 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
     if not folders:
         return []
     more = f" and {len(folders) - MOST_NAMED} more" if len(folders) > MOST_NAMED else ""
-    named = f"{', '.join(folders[:MOST_NAMED])}{more}"
-    return [
-        f"{config.metric} is not defined in {named} (as with a single tested class), so their replicates "
-        "are excluded."
-    ]
+    where = f"{', '.join(folders[:MOST_NAMED])}{more} (as with a single tested class)"
+    return [f"{config.metric} is not defined in {where}, so their replicates are excluded."]
 
 
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
@@ -111,10 +100,8 @@ def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequenc
     reason, for folds.
 
     A patient who tests one fold trains the others, so patients of different folds are not independent cases:
-    the variance
-    over them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that assume independence
-    are too short
-    (Bates, Hastie and Tibshirani 2023).
+    the variance over them has no unbiased estimate (Bengio and Grandvalet 2004), and intervals that assume
+    independence are too short (Bates, Hastie and Tibshirani 2023).
     """
     if config.folds:
         return CaseValues(why_not="with folds, patients train and test in turn and are not independent cases")
@@ -122,10 +109,8 @@ def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequenc
     for run in runs:
         if run.measures and run.seed in replicates:
             results = read_json(run.folder / "results.json")
-            found[run.name, run.cell, run.seed] = (
-                float(results["metrics"][config.metric]["mean"]),
-                by_patient(results, config.metric),
-            )
+            mean = float(results["metrics"][config.metric]["mean"])
+            found[run.name, run.cell, run.seed] = mean, by_patient(results, config.metric)
     return collect(found, config.metric)
 
 
@@ -143,11 +128,8 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
     """The seeds for which every arm has a number in every cell and fold."""
     if table.empty:
         return []
-    table = table[table[config.metric].notna()]
-    counts, expected = (
-        table.groupby("seed").size(),
-        len(config.arms) * len(cells(config)) * (config.folds or 1),
-    )
+    counts = table[table[config.metric].notna()].groupby("seed").size()
+    expected = len(config.arms) * len(cells(config)) * (config.folds or 1)
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 
 
@@ -161,12 +143,9 @@ def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
 def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Differences of each pretraining and each arm of one replicate from the first."""
     rows: list[dict[str, Any]] = []
-    for command in MODELS:
-        same = [
-            run
-            for run in runs
-            if run.command == command and run.seed == runs[0].seed and run.represents_replicate
-        ]
+    for command in COMMANDS:
+        first = [run for run in runs if run.seed == runs[0].seed and run.represents_replicate]
+        same = [run for run in first if run.command == command]
         same = [run for run in same if run.cell == same[0].cell]
         for run in same[1:]:
             found = [one for one in differences(same[0].planned, run.planned) if one.field != "out_dir"]
@@ -175,16 +154,11 @@ def contrasts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def also_differing(runs: Sequence[Run]) -> list[str]:
-    """A sentence on the fields in which arms differ besides what is compared, if any (the file may allow
-    them).
-    """
+    """A sentence on the fields in which arms differ besides what is compared (the file may allow them)."""
     found = [one for row in contrasts(runs) for one in row["differences"]]
     named = ", ".join(sorted({one.field for one in found if not one.within(("init", *COMPARED))}))
-    confounded = (
-        f"Besides pairs, objective and placebo, the arms' runs differ in {named}, which may "
-        "explain differences."
-    )
-    return [confounded] if named else []
+    others = f"Besides pairs, objective and placebo, the arms' runs differ in {named}"
+    return [f"{others}, which may explain differences."] if named else []
 
 
 def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> list[Run]:
@@ -220,8 +194,7 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     manifest.
 
     DataError if runs of one command that read one folder found different data in it. Other fields of `data`
-    may
-    differ: they select from a folder's data and do not change it.
+    may differ: they select from a folder's data and do not change it.
     """
     finished = [run for run in runs if is_done(run)]
     found = [read_json(run.folder / "provenance.json") for run in finished]
@@ -244,18 +217,9 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
             columns.setdefault(same, []).append(set(provenance["manifest"]))
     for (command, root), sets in columns.items():
         if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
-            listed = ", ".join(more)
-            notes.append(
-                f"Some runs of {command} found columns in {root} that others did not find, and did not "
-                f"use: {listed}."
-            )
-    recorded = (
-        ("versions", "package versions"),
-        ("python", "versions of Python"),
-        ("commit", "commits of medcl3d"),
-        ("device", "devices"),
-    )
-    for key, words in recorded:
+            found_by = f"Some runs of {command} found columns in {root} that others did not find"
+            notes.append(f"{found_by}, and did not use: {', '.join(more)}.")
+    for key, words in RECORDED.items():
         kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:
             notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")

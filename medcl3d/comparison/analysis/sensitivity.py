@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from medcl3d.comparison.analysis.analysis import Analysis, FarReplicate
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, number
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.number_text import number
 from medcl3d.evaluation.statistics.outliers import MIN_REPLICATES, limit
 
 

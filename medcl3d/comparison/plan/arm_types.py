@@ -20,9 +20,7 @@ mae        pretrained to reconstruct masked blocks: no pairs
 
 
 def arm_types_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, ArmType]:
-    """Arm -> its type, from the planned pretrainings; an arm whose pretraining is not among `runs` counts as
-    `pairs`.
-    """
+    """Arm -> its type, from the planned pretrainings; `pairs` if its pretraining is not among `runs`."""
     planned = {run.name: run.planned for run in runs if not run.measures}
 
     def kind(pretraining: str | None) -> ArmType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -17,6 +17,7 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import Direction, direction_of
 
 Command = Literal["pretrain", "finetune", "evaluate"]
+Control = Literal["scratch", "augmented_views", "placebo", "mae"]
 
 
 def holds(*places: str) -> Any:
@@ -94,44 +95,35 @@ class Anchors:
 class CompareConfig:
     """A comparison of arms.
 
-    finetune, evaluate    the recipe that measures every arm: one of the two
-    pretrain    fields set in every pretraining; may_differ: further fields in which pretrainings may differ
-    vary        dotted key of finetune or evaluate -> its values; every combination is a cell
-    endpoint    cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean
-                of `metric` over them, one number per replicate and arm
-    family      arms that are tested against the reference, as one family (default: all others); the rest is
-                exploratory
-    margin      the smallest difference that matters, in units of the metric: arms of the family whose
-                difference is
-                shown to be smaller are called equivalent to the reference (default: not declared, no
-                equivalence test)
+    finetune, evaluate  the recipe that measures every arm: one of the two
+    pretrain  fields set in every pretraining; may_differ: further fields in which pretrainings may differ
+    vary  dotted key of finetune or evaluate -> its values; every combination is a cell
+    endpoint  cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean of
+        `metric` over them, one number per replicate and arm
+    family  arms that are tested against the reference, as one family (default: all others); the rest is
+        exploratory
+    margin  the smallest difference that matters, in units of the metric: arms of the family whose difference
+        is shown to be smaller are called equivalent to the reference (default: no equivalence test)
     next_endpoints  endpoints that are tested after the primary one, in this order; an arm is tested at each
-                    only if it
-                was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
-    anchors     arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
-    controls    arms that are added if the file has none of their type: `scratch`; `augmented_views`,
-                pretrained with
-                augmentations of one crop and so without a choice of pairs, one for each way in which the arms
-                train; the
-                `placebo` of every strategy that has signal columns; and `mae`, which reconstructs masked
-                blocks and has
-                no pairs. They are outside the tested family
-    stage       confirm, or screen: selects candidates, so nothing is tested
-    screening   file of the screening that this comparison confirms: its seeds and test patients are refused
-                here
+        only if it was rejected at the one before: `[{endpoint: {num_labelled: 8}}, {metric: hd95_mm}]`
+    anchors  arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
+    controls  arms that are added if the file has none of their type: `scratch`; `augmented_views`, pretrained
+        with augmentations of one crop and so without a choice of pairs, one for each way in which the arms
+        train; the `placebo` of every strategy that has signal columns; and `mae`, which reconstructs masked
+        blocks and has no pairs. They are outside the tested family
+    stage  confirm, or screen: selects candidates, so nothing is tested
+    screening  file of the screening that this comparison confirms: its seeds and test patients are refused
     cross_dataset_ranking  files of comparisons of the same arms on other data, whose finished results are
-                ranked with this one's
-    folds       number of folds of the split (prepared with as many) in each replicate, each pretrained and
-                measured
-                separately; the replicate's number is the mean over them, so every patient is tested once
-                (default: one split)
+        ranked with this one's
+    folds  number of folds of the split (prepared with as many) in each replicate, each pretrained and
+        measured separately; the replicate's number is the mean over them, so every patient is tested once
+        (default: one split)
     first_seed  replicates have the seeds first_seed, first_seed + 1, ...; a confirmation uses new seeds
-    jobs        runs at once; local runs share the processors
-    better      higher or lower; known for the metrics of this package, required for others
-    executor    local, or slurm: each run is a cluster job, submitted through submitit (pip install
-                'medcl3d[slurm]')
-    slurm       resources of a job: submitit's parameters, as timeout_min, mem_gb, gpus_per_node,
-                slurm_partition
+    jobs  runs at once; local runs share the processors
+    better  higher or lower; known for the metrics of this package, required for others
+    executor  local, or slurm: each run is a cluster job, submitted through submitit (pip install
+        'medcl3d[slurm]')
+    slurm  resources of a job: submitit's parameters, as timeout_min, mem_gb, gpus_per_node, slurm_partition
     """
 
     out_dir: Path
@@ -148,12 +140,7 @@ class CompareConfig:
     margin: Positive | None = None
     next_endpoints: tuple[NextEndpoint, ...] = ()
     anchors: Anchors | None = None
-    controls: tuple[Literal["scratch", "augmented_views", "placebo", "mae"], ...] = (
-        "scratch",
-        "augmented_views",
-        "placebo",
-        "mae",
-    )
+    controls: tuple[Control, ...] = get_args(Control)
     stage: Literal["screen", "confirm"] = "confirm"
     screening: Path | None = None
     cross_dataset_ranking: tuple[Path, ...] = ()
@@ -174,10 +161,18 @@ class CompareConfig:
             return "finetune", self.finetune
         if self.evaluate is not None and self.finetune is None:
             return "evaluate", self.evaluate
-        raise ConfigError(
-            "a comparison needs `finetune` or `evaluate`, one of the two, as in `finetune: {config: "
-            "mine.yaml}`"
-        )
+        example = "`finetune: {config: mine.yaml}`"
+        raise ConfigError(f"a comparison needs `finetune` or `evaluate`, one of the two, as in {example}")
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the replicates."""
+        return range(self.first_seed, self.first_seed + self.replicates)
+
+    @property
+    def tested_arms(self) -> tuple[str, ...]:
+        """The arms that are tested, as one family; the others are exploratory."""
+        return self.family or tuple(name for name in self.arms if name != self.reference)
 
     @property
     def higher(self) -> bool:
@@ -189,21 +184,13 @@ class CompareConfig:
         """This comparison with each of its next endpoints as the primary one, in their order."""
 
         def at(one: NextEndpoint) -> CompareConfig:
-            same = one.metric in (None, self.metric)
-            better = one.better or (self.better if same else None)
-            return replace(
-                self,
-                metric=one.metric or self.metric,
-                endpoint=one.endpoint,
-                better=better,
-                next_endpoints=(),
-            )
+            metric = one.metric or self.metric
+            better = one.better or (self.better if metric == self.metric else None)
+            return replace(self, metric=metric, endpoint=one.endpoint, better=better, next_endpoints=())
 
         return tuple(map(at, self.next_endpoints))
 
     @property
     def report_dir(self) -> Path:
-        """Folder of tables and report: `evaluate` inside out_dir, so that a fine-tuning may share out_dir and
-        pretrainings.
-        """
+        """Folder of the report: `evaluate` inside out_dir, so that a fine-tuning may share pretrainings."""
         return self.out_dir / "evaluate" if self.measured_by[0] == "evaluate" else self.out_dir

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from medcl3d.comparison.plan.cells import dotted
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.plan.runs import dotted, model_of
+from medcl3d.comparison.plan.runs import model_of
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.config.plain import plain
-
-if TYPE_CHECKING:
-    from medcl3d.pairs import PairStrategy
+from medcl3d.objectives import objective_type
+from medcl3d.pairs import PAIRS, PairStrategy, all_parts, parts_of, relates_points, traits_of
 
 AUGMENTED = "augmented_views"
 POINTS = ("num_points", "tolerance_mm", "ignore_mm")
@@ -27,7 +27,6 @@ def with_controls(config: CompareConfig) -> CompareConfig:
     They are outside the tested family, unless `family` names them; its default is the arms written in the
     file.
     """
-    family = config.family or tuple(name for name in config.arms if name != config.reference)
     more = _augmented(config) if "augmented_views" in config.controls else {}
     more |= _placebos(config) if "placebo" in config.controls else {}
     more |= _mae(config) if "mae" in config.controls else {}
@@ -36,7 +35,7 @@ def with_controls(config: CompareConfig) -> CompareConfig:
     if "scratch" in config.controls and all(arm.pretraining is not None for arm in arms.values()):
         arms = {"scratch": Arm(), **arms}
     arms |= {_unused(arm_name, arms): arm for name, (_, (arm_name, arm)) in more.items()}
-    return replace(config, arms=arms, pretrainings=pretrainings, family=family)
+    return replace(config, arms=arms, pretrainings=pretrainings, family=config.tested_arms)
 
 
 Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
@@ -44,99 +43,76 @@ Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
 
 
 def _augmented(config: CompareConfig) -> Controls:
-    """Pretrainings with augmentations of one crop, all else equal; one for each way in which the others
-    train.
+    """Pretrainings with augmentations of one crop, one for each way in which the others train.
 
     Such an arm is trained like the others but chooses no pairs, so its difference to them is the effect of
-    the choice.
-    If there are several ways, each control is named after the first arm that trains that way.
+    the choice. If there are several ways, each control is named after the first arm that trains that way.
     """
     planned = _used(config)
-    have = [
-        _rest(fields) for fields in planned.values() if fields.pairs.name == AUGMENTED and not fields.placebo
-    ]
+    augmented = [fields for fields in planned.values() if fields.pairs.name == AUGMENTED]
+    have = [_rest(fields) for fields in augmented if not fields.placebo]
     needed: list[tuple[str, Arm, str, Recipe]] = []
-    for arm_name, arm in config.arms.items():
-        fields = planned.get(arm.pretraining or "")
-        if (
-            fields is None
-            or arm.pretraining is None
-            or fields.placebo
-            or not _takes_pairs(fields)
-            or _rest(fields) in have
-        ):
-            continue
-        have.append(_rest(fields))
-        needed.append(
-            (arm_name, arm, arm.pretraining, _with_augmented(config.pretrainings[arm.pretraining], fields))
-        )
+    for arm_name, arm, pretraining, fields in _with_pairs(config, planned):
+        if (rest := _rest(fields)) not in have:
+            have.append(rest)
+            recipe = _with_augmented(config.pretrainings[pretraining], fields)
+            needed.append((arm_name, arm, pretraining, recipe))
     found: Controls = {}
     for arm_name, arm, pretraining, recipe in needed:
-        label, of_arm = (
-            (AUGMENTED, AUGMENTED)
-            if len(needed) == 1
-            else (f"{AUGMENTED} ({pretraining})", f"{AUGMENTED} ({arm_name})")
-        )
-        name = _unused(label, config.pretrainings)
+        of_pretraining, of_arm = (f"{AUGMENTED} ({pretraining})", f"{AUGMENTED} ({arm_name})")
+        if len(needed) == 1:
+            of_pretraining = of_arm = AUGMENTED
+        name = _unused(of_pretraining, config.pretrainings)
         found[name] = (recipe, (of_arm, replace(arm, pretraining=name)))
     return found
+
+
+def _with_pairs(config: CompareConfig, planned: dict[str, Any]) -> Iterator[tuple[str, Arm, str, Any]]:
+    """Arms whose pretraining chooses pairs and is not a placebo, with its name and configuration."""
+    for arm_name, arm in config.arms.items():
+        if arm.pretraining in planned:
+            fields = planned[arm.pretraining]
+            if not fields.placebo and _takes_pairs(fields):
+                yield arm_name, arm, arm.pretraining, fields
 
 
 def _with_augmented(recipe: Recipe, fields: Any) -> Recipe:
     """The recipe with augmented views instead of its pairs: as many views and points per sample."""
     views, points = _num_views(_strategy(fields)), _points(fields)
     recipe = _replaced(recipe, "pairs", {AUGMENTED: {} if views == 2 else {"num_views": views}})
-    return (
-        _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}})
-        if points
-        else recipe
-    )
+    if not points:
+        return recipe
+    return _replaced(recipe, "objective", {fields.objective.name: {**fields.objective.fields, **points}})
 
 
 def _replaced(recipe: Recipe, key: str, value: Any) -> Recipe:
-    """The recipe with another choice of `key`; fields set below `key` belong to the previous choice and are
-    removed.
-    """
+    """The recipe with another choice of `key`, without the fields that were set in the previous choice."""
     kept = {name: of for name, of in recipe.set.items() if name != key and not name.startswith(f"{key}.")}
     return replace(recipe, set={**kept, key: value})
 
 
 def _strategy(fields: Any) -> PairStrategy:
-    from medcl3d.pairs import PAIRS
-
     strategy: PairStrategy = PAIRS.build(fields.pairs)
     return strategy
 
 
 def _num_views(strategy: PairStrategy) -> int:
     """Global views in a sample: `num_views` of the part that draws them, two if it has no such field."""
-    from medcl3d.pairs import parts_of
-
     parts = parts_of(strategy)
     return int(getattr(strategy, "num_views", 2)) if not parts else _num_views(parts[0])
 
 
 def _points(fields: Any) -> dict[str, Any]:
-    """Point fields of a strategy that relates points, as fields of the objective (which has defaults of its
-    own).
-    """
-    from medcl3d.pairs import all_parts, relates_points
-
+    """Point fields of a strategy that relates points, if they differ from those of the objective."""
     strategy = _strategy(fields)
-    own = {
-        key: value
-        for part in reversed(all_parts(strategy))
-        for key in POINTS
-        if (value := getattr(part, key, None)) is not None
-    }
-    changed = {key: value for key, value in own.items() if fields.objective.fields.get(key, value) != value}
-    return changed if relates_points(strategy) else {}
+    own: dict[str, Any] = {}
+    for part in reversed(all_parts(strategy)) if relates_points(strategy) else ():
+        own |= {key: value for key in POINTS if (value := getattr(part, key, None)) is not None}
+    return {key: value for key, value in own.items() if fields.objective.fields.get(key, value) != value}
 
 
 def _takes_pairs(fields: Any) -> bool:
     """Whether the objective uses pairs (MAE does not)."""
-    from medcl3d.objectives import objective_type
-
     return bool(objective_type(fields.objective.name).uses)
 
 
@@ -149,27 +125,17 @@ def _rest(fields: Any) -> dict[str, Any]:
 
 def _placebos(config: CompareConfig) -> Controls:
     """A placebo for every strategy with signal columns that has none in the comparison."""
-    from medcl3d.pairs import traits_of
-
     planned = _used(config)
     have = [_task(fields) for fields in planned.values() if fields.placebo]
     found: Controls = {}
-    for arm_name, arm in config.arms.items():
-        fields = planned.get(arm.pretraining or "")
-        if fields is None or arm.pretraining is None or fields.placebo or _task(fields) in have:
+    for arm_name, arm, pretraining, fields in _with_pairs(config, planned):
+        if _task(fields) in have or not traits_of(_strategy(fields)).signal_columns:
             continue
-        signal_columns = traits_of(_strategy(fields)).signal_columns
-        if signal_columns and _takes_pairs(fields):
-            have.append(_task(fields))
-            recipe, name = (
-                config.pretrainings[arm.pretraining],
-                _unused(f"{arm.pretraining} (placebo)", config.pretrainings),
-            )
-            control = replace(arm, pretraining=name)
-            found[name] = (
-                replace(recipe, set={**recipe.set, "placebo": True}),
-                (f"{arm_name} (placebo)", control),
-            )
+        have.append(_task(fields))
+        recipe = config.pretrainings[pretraining]
+        recipe = replace(recipe, set={**recipe.set, "placebo": True})
+        name = _unused(f"{pretraining} (placebo)", config.pretrainings)
+        found[name] = (recipe, (f"{arm_name} (placebo)", replace(arm, pretraining=name)))
     return found
 
 
@@ -196,13 +162,12 @@ def _without_features(pairs: dict[str, Any]) -> dict[str, Any]:
 def _used(config: CompareConfig) -> dict[str, Any]:
     """Pretraining -> its configuration, for pretrainings that an arm uses."""
     started = {arm.pretraining for arm in config.arms.values()}
-    return {name: _planned(config, recipe) for name, recipe in config.pretrainings.items() if name in started}
-
-
-def _planned(config: CompareConfig, recipe: Recipe) -> Any:
-    return load(
-        find_config(str(recipe.config)), dotted(config.pretrain) | dotted(recipe.set), model_of("pretrain")
-    )
+    used = {name: recipe for name, recipe in config.pretrainings.items() if name in started}
+    model, common = model_of("pretrain"), dotted(config.pretrain)
+    return {
+        name: load(find_config(str(recipe.config)), common | dotted(recipe.set), model)
+        for name, recipe in used.items()
+    }
 
 
 def _task(fields: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +16,10 @@ MOST_NAMED = 5
 
 
 def dry_run(runs: Sequence[Run]) -> list[str]:
-    """Assemble one run of each arm and cell, those of the first replicate among `runs`, if their data is
-    prepared.
+    """Assemble one run of each arm and cell, if its data is prepared: of the first replicate among `runs`.
 
     An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet;
-    ConfigError, with
-    the first runs that would fail and their errors.
+    ConfigError, with the first runs that would fail and their errors.
     """
     found: list[str] = []
     unknown: set[str] = set()
@@ -31,25 +29,17 @@ def dry_run(runs: Sequence[Run]) -> list[str]:
         if not (root / "prepared.json").is_file():
             unknown.add(str(root))
             continue
-        module, _, name = ASSEMBLE[run.command].partition(":")
-        assemble = getattr(importlib.import_module(module), name)
-        from_scratch = (
-            ("init=scratch",)
-            if run.needs is not None and not (run.needs / "encoder.safetensors").is_file()
-            else ()
-        )
+        assemble = pkgutil.resolve_name(ASSEMBLE[run.command])
+        overrides = run.overrides
+        if run.needs is not None and not (run.needs / "encoder.safetensors").is_file():
+            overrides = (*overrides, "init=scratch")
         try:
-            assemble(load(run.config, (*run.overrides, *from_scratch), model_of(run.command)))
+            assemble(load(run.config, overrides, model_of(run.command)))
         except UserError as error:
             found.append(f"{run}: {error}")
     if found:
         more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
-        raise ConfigError(
-            f"{len(found)} of {len(first)} kinds of runs would fail{more}:\n  "
-            + "\n  ".join(found[:MOST_NAMED])
-        )
-    return [
-        f"{root}: holds no prepared scans yet, so the dry run left out its runs"
-        for root in sorted(unknown)
-        if root != "."
-    ]
+        heading = f"{len(found)} of {len(first)} kinds of runs would fail{more}:"
+        raise ConfigError("\n  ".join([heading, *found[:MOST_NAMED]]))
+    left_out = "holds no prepared scans yet, so the dry run left out its runs"
+    return [f"{root}: {left_out}" for root in sorted(unknown - {"."})]

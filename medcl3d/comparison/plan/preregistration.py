@@ -1,6 +1,4 @@
-"""Preregistration: the planned tests, written to a file before the runs, so that a report can name later
-changes.
-"""
+"""Preregistration: the planned tests, written before the runs, so that a report can name later changes."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medcl3d.comparison.plan.cells import endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.runs import Run, endpoint_cells, family_of
+from medcl3d.comparison.plan.runs import Run
 from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
@@ -42,23 +41,22 @@ def tested_fields(config: CompareConfig) -> dict[str, Any]:
     """All fields that determine the tests."""
     # Newer fields are written only if they are used, so that older files stay unchanged.
     margin = {} if config.margin is None else {"margin": config.margin}
-    order = [{"metric": one.metric, "higher": one.higher, "endpoint": _endpoint(one)} for one in config.later]
+    order = [_endpoint(one) for one in config.later]
     return {
-        "metric": config.metric,
-        "higher": config.higher,
-        "endpoint": _endpoint(config),
+        **_endpoint(config),
         **({"next_endpoints": order} if order else {}),
         **margin,
         "reference": config.reference,
-        "family": sorted(family_of(config)),
+        "family": sorted(config.tested_arms),
         "stage": config.stage,
         "first_seed": config.first_seed,
         "replicates": config.replicates,
     }
 
 
-def _endpoint(config: CompareConfig) -> list[dict[str, Any]]:
-    return [dict(cell) for cell in endpoint_cells(config)]
+def _endpoint(config: CompareConfig) -> dict[str, Any]:
+    cells = [dict(cell) for cell in endpoint_cells(config)]
+    return {"metric": config.metric, "higher": config.higher, "endpoint": cells}
 
 
 def preregister(config: CompareConfig, finished: int, complete: int) -> None:
@@ -71,12 +69,8 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
-    row = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "finished": finished,
-        "complete": complete,
-        "what": what,
-    }
+    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    row = {"time": now, "finished": finished, "complete": complete, "what": what}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
 
@@ -95,14 +89,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-            found.append(
-                {
-                    **row,
-                    "finished": int(row["finished"]),
-                    "complete": int(row["complete"]),
-                    "what": dict(row["what"]),
-                }
-            )
+            counts = {key: int(row[key]) for key in ("finished", "complete")}
+            found.append({**row, **counts, "what": dict(row["what"])})
         except (ValueError, KeyError, TypeError):
             continue
     return found
@@ -120,44 +108,34 @@ def check_preregistration(
     """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
 
     A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been
-    seen.
-    A screening tests nothing. More replicates are not a change while too few were complete for a test: a
-    pilot
-    decides whether the rest is worth its time.
+    seen. A screening tests nothing. More replicates are not a change while too few were complete for a test:
+    a pilot decides whether the rest is worth its time.
     """
     if config.stage == "screen":
         return PreregistrationCheck("", True)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
-        return PreregistrationCheck(
-            "The tests were not preregistered: preregistration.jsonl does not exist.", True
-        )
+        note = "The tests were not preregistered: preregistration.jsonl does not exist."
+        return PreregistrationCheck(note, True)
     what = tested_fields(config)
-    first, last = rows[0], rows[-1]
+    first = rows[0]
     for row in rows:
         if row["finished"] == 0:  # no result existed: the later declaration counts
             first = row
     changes = [change for change in differences(first["what"], what) if not _is_pilots(change, first, rows)]
     margin = [change for change in changes if change.field == "margin"]
     if margin and len(changes) == len(margin):
-        note = (
-            f"No arm is called equivalent: {listed(margin)} was changed after results existed; "
-            "other tests remain valid."
-        )
+        changed = f"{listed(margin)} was changed after results existed"
+        note = f"No arm is called equivalent: {changed}; other tests remain valid."
         return PreregistrationCheck(note, True, margin_kept=False)
     if changes:
-        when = next((row for row in rows if row["what"] == what), last)
-        seen = (
-            f"when {_measurements(when['finished'])} finished" if when["what"] == what else "after the runs"
-        )
-        return PreregistrationCheck(
-            f"No test: {listed(changes)} was changed {seen}.", False, margin_kept=not margin
-        )
-    if first["finished"]:
-        return PreregistrationCheck(
-            f"The tests were preregistered when {_measurements(first['finished'])} already finished.", True
-        )
-    return PreregistrationCheck("", True)
+        when = next((row for row in rows if row["what"] == what), None)
+        seen = "after the runs" if when is None else f"when {_measurements(when['finished'])} finished"
+        note = f"No test: {listed(changes)} was changed {seen}."
+        return PreregistrationCheck(note, False, margin_kept=not margin)
+    already = f"{_measurements(first['finished'])} already finished"
+    note = f"The tests were preregistered when {already}." if first["finished"] else ""
+    return PreregistrationCheck(note, True)
 
 
 def _measurements(count: int) -> str:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.analysis.embedding_maps import NONE, OTHER, EmbeddingMap, shown_columns
-from medcl3d.comparison.plan.runs import Cell
+from medcl3d.comparison.plan.cells import Cell
 from medcl3d.evaluation.statistics.ranks import Ranks
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish, and lighter ones for a dark page.
@@ -27,15 +27,12 @@ INK = {"light": "#24292f", "dark": "#d7dce2"}
 FAINT = {"light": "#8a9099", "dark": "#8a9099"}
 MARKERS = "osD^vP*"
 NARROW = 5.0
-"""Width in inches that a phone shows without horizontal scrolling (pages do not shrink text below three
-quarters)."""
+"""Inches that a phone shows without horizontal scrolling (a page shrinks text to three quarters at most)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image for the report: SVG text for light and dark pages, alternative text, and its width in
-    inches.
-    """
+    """A figure: SVG text for light and dark pages, alternative text, and its width in inches."""
 
     light: str
     dark: str
@@ -84,18 +81,14 @@ def _named(pairs: Cell) -> str:
 
 def _axis(analysis: Analysis) -> str | None:
     """The varied field on the x axis: the number of labels, or the first numeric field."""
-    keys = [key for key, _ in analysis.cells[0]]
-    values = {key: {dict(cell)[key] for cell in analysis.cells} for key in keys}
-    numeric = [
-        key for key in keys if len(values[key]) > 1 and all(isinstance(v, int | float) for v in values[key])
-    ]
+    values = {key: {dict(cell)[key] for cell in analysis.cells} for key, _ in analysis.cells[0]}
+    varied = {key: of for key, of in values.items() if len(of) > 1}
+    numeric = [key for key, of in varied.items() if all(isinstance(value, int | float) for value in of)]
     return "num_labelled" if "num_labelled" in numeric else numeric[0] if numeric else None
 
 
 def metric_curve(analysis: Analysis) -> Picture | None:
-    """The metric over the number of labels with 95% intervals, one panel per setting of other fields; None if
-    nothing varies.
-    """
+    """The metric over the labels with 95% intervals, a panel per other cell; None if nothing varies."""
     key = _axis(analysis)
     if key is None:
         return None
@@ -105,18 +98,14 @@ def metric_curve(analysis: Analysis) -> Picture | None:
     def paint(figure: Figure, theme: str) -> None:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for panel, ax in zip(panels, axes, strict=True):
+            cells = [next(c for c in analysis.cells if dict(c) == {**dict(panel), key: v}) for v in values]
             for number, arm in enumerate(analysis.arms):
-                chosen = [
-                    arm.cells[next(c for c in analysis.cells if dict(c) == {**dict(panel), key: value})].mean
-                    for value in values
-                ]
+                chosen = [arm.cells[cell].mean for cell in cells]
                 # Arms are side by side within a third of a step, so that intervals do not overlap.
                 apart = min(0.05, 0.33 / len(analysis.arms))
                 x = [i + apart * (number - (len(analysis.arms) - 1) / 2) for i in range(len(values))]
-                bars = [
-                    [c.mean - c.low for c in chosen],
-                    [c.high - c.mean for c in chosen],
-                ]  # an unknown interval is NaN: no bar
+                # An unknown interval is NaN: no bar.
+                bars = [[c.mean - c.low for c in chosen], [c.high - c.mean for c in chosen]]
                 line = "--" if arm.name == analysis.reference else "-"
                 style = {"linestyle": line, "markersize": 5, **_style(number, theme)}
                 ax.errorbar(x, [c.mean for c in chosen], yerr=bars, label=arm.name, capsize=3, **style)
@@ -133,9 +122,7 @@ def metric_curve(analysis: Analysis) -> Picture | None:
 
 
 def difference_dots(analysis: Analysis) -> Picture | None:
-    """Paired differences to the reference at the endpoint, a dot and an interval per arm; None without
-    another arm.
-    """
+    """Paired differences to the reference at the endpoint, with intervals; None without another arm."""
     arms = [arm for arm in analysis.arms if arm.endpoint.difference is not None]
     if not arms:
         return None
@@ -158,18 +145,14 @@ def difference_dots(analysis: Analysis) -> Picture | None:
         ax.set_xlabel(label)
         ax.locator_params(axis="x", nbins=6)  # with more, numbers with a sign and three decimals overlap
 
-    alt = (
-        f"Paired difference of {analysis.metric} to {analysis.reference} for each arm with its 95% "
-        "interval; the numbers are in the table"
-    )
+    what = f"Paired difference of {analysis.metric} to {analysis.reference} for each arm"
+    alt = f"{what} with its 95% interval; the numbers are in the table"
     width = max(NARROW, *(0.5 + 0.09 * len(text) for text in (label, *(arm.name for arm in arms))))
     return _draw(width, 0.8 + 0.5 * len(arms), alt, paint)
 
 
 def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
-    """Training losses, each panel with its own axis (losses of two objectives are not comparable); None
-    without any.
-    """
+    """Training losses; panels have their own axes, since losses of two objectives are not comparable."""
     panels = {title: curves for title, curves in panels.items() if any(len(c.x) for c in curves)}
     if not panels:
         return None
@@ -181,14 +164,12 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
         for ax, (title, curves) in zip(axes, panels.items(), strict=False):
             for number, curve in enumerate(curves):
                 point = "o" if len(curve.x) == 1 else ""  # a single step has no line
-                ax.plot(
-                    curve.x,
-                    curve.y,
-                    label=curve.label,
-                    linewidth=1.2,
-                    marker=point,
-                    color=COLOURS[theme][number % 7],
-                )
+                style: dict[str, Any] = {
+                    "linewidth": 1.2,
+                    "marker": point,
+                    "color": COLOURS[theme][number % 7],
+                }
+                ax.plot(curve.x, curve.y, label=curve.label, **style)
             ax.set_title(title, fontsize=10)
             ax.tick_params(labelsize=9)
             if 1 < len(curves) <= 6:
@@ -198,9 +179,8 @@ def loss_panels(panels: Mapping[str, Sequence[Curve]]) -> Picture | None:
         figure.supxlabel("step", fontsize=10)
         figure.supylabel("loss", fontsize=10)
 
-    return _draw(
-        0.3 + 3.4 * columns, 0.2 + 2.2 * rows, f"Training loss over steps of {', '.join(panels)}", paint
-    )
+    alt = f"Training loss over steps of {', '.join(panels)}"
+    return _draw(0.3 + 3.4 * columns, 0.2 + 2.2 * rows, alt, paint)
 
 
 def feature_maps(maps: Sequence[EmbeddingMap]) -> dict[str, Picture]:
@@ -255,11 +235,10 @@ def _dots_of_names(
     styles: dict[str, dict[str, Any]] = {
         NONE: {"facecolors": "none", "edgecolors": FAINT[theme], "linewidths": 0.6, "s": 12},
         OTHER: {"facecolors": FAINT[theme], "linewidths": 0, "s": 12},
-        **{
-            one: {"facecolors": COLOURS[theme][k % len(COLOURS[theme])], "linewidths": 0, "s": 20}
-            for k, one in enumerate(names)
-        },
     }
+    colours = COLOURS[theme]
+    for k, one in enumerate(names):
+        styles[one] = {"facecolors": colours[k % len(colours)], "linewidths": 0, "s": 20}
     found: dict[str, Any] = {}
     for ax, at, what in zip(axes, places, values, strict=False):
         for one, style in styles.items():
@@ -268,20 +247,12 @@ def _dots_of_names(
                 found[one] = ax.scatter(rows[:, 0], rows[:, 1], **style)
     order = [one for one in (*names, OTHER, NONE) if one in found]
     # One legend above all panels: inside a panel it would hide dots.
-    figure.legend(
-        [found[one] for one in order],
-        order,
-        title=name,
-        loc="outside upper center",
-        ncols=min(4, len(order)),
-        fontsize=10,
-    )
+    place: dict[str, Any] = {"loc": "outside upper center", "ncols": min(4, len(order))}
+    figure.legend([found[one] for one in order], order, title=name, fontsize=10, **place)
 
 
 def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
-    """Mean ranks on a line, with bars under arms within one critical difference (Demsar, JMLR 2006, figure
-    1).
-    """
+    """Mean ranks on a line, with bars under arms within a critical difference (Demsar, JMLR 2006)."""
     order = sorted(range(len(arms)), key=lambda arm: found.mean[arm])
     groups = found.groups()
 
@@ -297,15 +268,8 @@ def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
         ax.spines["bottom"].set_visible(False)
         ax.spines["top"].set_visible(True)
         ax.plot([1, 1 + found.critical], [0.5, 0.5], color=FAINT[theme], linewidth=3)
-        ax.text(
-            1 + found.critical / 2,
-            0.55,
-            "critical difference",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=INK[theme],
-        )
+        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": INK[theme]}
+        ax.text(1 + found.critical / 2, 0.55, "critical difference", **style)
         for number, group in enumerate(groups):
             ends = [found.mean[group[0]] - 0.04, found.mean[group[-1]] + 0.04]
             ax.plot(ends, [-0.3 * (number + 1)] * 2, color=INK[theme], linewidth=3)
@@ -315,18 +279,9 @@ def rank_line(arms: Sequence[str], found: Ranks) -> Picture:
             ax.plot([found.mean[arm]] * 2, [0.9, y], color=colour, linewidth=1)
             left = found.mean[arm] > (1 + len(arms)) / 2  # keeps long names inside the picture
             place, side = found.mean[arm] + (-0.05 if left else 0.05), "right" if left else "left"
-            ax.text(
-                place,
-                y,
-                f"{arms[arm]} ({found.mean[arm]:.2f})",
-                va="center",
-                ha=side,
-                fontsize=9,
-                color=colour,
-            )
+            style = {"va": "center", "ha": side, "fontsize": 9, "color": colour}
+            ax.text(place, y, f"{arms[arm]} ({found.mean[arm]:.2f})", **style)
 
-    alt = (
-        f"Mean ranks over {found.num_sets} data sets: "
-        f"{', '.join(f'{arms[arm]} {found.mean[arm]:.2f}' for arm in order)}"
-    )
+    means = ", ".join(f"{arms[arm]} {found.mean[arm]:.2f}" for arm in order)
+    alt = f"Mean ranks over {found.num_sets} data sets: {means}"
     return _draw(7.0, 1.4 + 0.34 * len(arms) + 0.1 * len(groups), alt, paint)

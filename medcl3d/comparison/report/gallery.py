@@ -24,9 +24,7 @@ class EmbeddedPicture:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Pictures of pairs: views that are drawn together, items that attract and repel, and notes on
-    controls.
-    """
+    """Pictures of pairs: views drawn together, items that attract and repel, and notes on controls."""
 
     drawn: tuple[EmbeddedPicture, ...]
     related: tuple[EmbeddedPicture, ...]
@@ -45,11 +43,8 @@ def first_runs(analysis: Analysis, runs: Sequence[Run]) -> list[Run]:
 
 def pairing(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> Pairing:
     """Pictures of the first replicate's pretrainings; identical pictures are shown once, and MAE has none."""
-    arm_types = {
-        arm.pretraining: analysis.arm_types[name]
-        for name, arm in config.arms.items()
-        if arm.pretraining is not None
-    }
+    types = {arm.pretraining: analysis.arm_types[name] for name, arm in config.arms.items()}
+    arm_types = {name: kind for name, kind in types.items() if name is not None}
     pretrained = [run for run in first_runs(analysis, runs) if not run.measures]
     pairs = [run for run in pretrained if arm_types[run.name] != "mae"]
     return Pairing(
@@ -66,9 +61,8 @@ def _shared(
     for run in runs:
         path = run.folder / "pictures" / file
         if path.is_file():
-            names.setdefault(png_uri(path), []).append(
-                f"“{run.name}”" + (" (placebo)" if arm_types[run.name] == "placebo" else "")
-            )
+            placebo = " (placebo)" if arm_types[run.name] == "placebo" else ""
+            names.setdefault(png_uri(path), []).append(f"“{run.name}”{placebo}")
     for uri, of in names.items():
         caption = f"{', '.join(of)}{' (identical pictures)' if len(of) > 1 else ''}"
         yield EmbeddedPicture(uri, f"{what}: {', '.join(of)}", caption)
@@ -80,22 +74,15 @@ def _notes(names: Sequence[str], arm_types: dict[str, ArmType]) -> Iterable[str]
         yield f"{', '.join(placebos)}: the strategy with its signal columns permuted among the scans."
     without = [f"“{name}”" for name in names if arm_types[name] == "mae"]
     if without:
-        yield (
-            f"{', '.join(without)}: no pairs and no picture, since it reconstructs masked blocks of "
-            "single crops."
-        )
+        reason = "since it reconstructs masked blocks of single crops"
+        yield f"{', '.join(without)}: no pairs and no picture, {reason}."
 
 
 def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[EmbeddedPicture]:
-    """The best and worst cases of every arm in the last cell of the first replicate. side: test or
-    validation.
-    """
+    """Best and worst cases of every arm in the last cell of the first replicate; side: test or validation."""
     # The last cell represents all: usually it has the most labels.
     chosen = [run for run in first_runs(analysis, runs) if run.measures and run.cell == analysis.cells[-1]]
-    files = [(run, run.folder / "pictures" / "cases.png") for run in chosen]
+    files = {run.name: run.folder / "pictures" / "cases.png" for run in chosen}
     alt = f"Best and worst {side} cases with true and predicted outlines"
-    return [
-        EmbeddedPicture(png_uri(file), f"{alt}: {run.name}", run.name)
-        for run, file in files
-        if file.is_file()
-    ]
+    shown = {name: png_uri(file) for name, file in files.items() if file.is_file()}
+    return [EmbeddedPicture(uri, f"{alt}: {name}", name) for name, uri in shown.items()]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from medcl3d.comparison.analysis.analysis import Analysis
-from medcl3d.comparison.analysis.conclusion import conclusion_sentences, number, p_value, with_interval
+from medcl3d.comparison.analysis.conclusion import conclusion_sentences
+from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.analysis.sensitivity import far_replicates
-from medcl3d.comparison.plan.runs import cell_words
+from medcl3d.comparison.plan.cells import cell_words
 
 
 def markdown(analysis: Analysis) -> str:
-    """The conclusion, then tables: means and paired differences with 95% intervals, next endpoints, stability
-    of the order.
-    """
+    """The conclusion, then tables: means, paired differences, next endpoints, stability of the order."""
     heads = [cell_words(cell) for cell in analysis.cells]
-    means = [
-        [arm.name, *(with_interval(arm.cells[cell].mean) for cell in analysis.cells)] for arm in analysis.arms
-    ]
-    differences = []
+    means, differences = [], []
     for arm in analysis.arms:
-        cells = [arm.cells[cell].difference for cell in analysis.cells]
-        differences.append(
-            [arm.name, *(with_interval(cell, sign=True) for cell in cells if cell is not None)]
-        )
+        cells = [arm.cells[cell] for cell in analysis.cells]
+        means.append([arm.name, *(with_interval(cell.mean) for cell in cells)])
+        of_arm = [with_interval(cell.difference, sign=True) for cell in cells if cell.difference is not None]
+        if arm.name != analysis.reference:
+            differences.append([arm.name, *of_arm])
     n = len(analysis.replicates)
-    replicates = f"{n} replicate{'s' if n > 1 else ''}" + (
-        f" and {analysis.num_cases} patients" if analysis.num_cases else ""
-    )
+    patients = f" and {analysis.num_cases} patients" if analysis.num_cases else ""
+    replicates = f"{n} replicate{'s' if n > 1 else ''}{patients}"
     return "\n".join(
         [
             *conclusion_sentences(analysis),
@@ -37,7 +33,7 @@ def markdown(analysis: Analysis) -> str:
             "",
             f"Difference to “{analysis.reference}”, paired over {replicates}:",
             "",
-            *_table(["arm", *heads], [row for row in differences if row[0] != analysis.reference]),
+            *_table(["arm", *heads], differences),
             "",
             *_next_endpoints(analysis),
             *_order(analysis),
@@ -48,19 +44,14 @@ def markdown(analysis: Analysis) -> str:
 def _next_endpoints(analysis: Analysis) -> list[str]:
     lines: list[str] = []
     for place, one in enumerate(analysis.later, 2):
-        rows = []
-        for name, difference in one.differences.items():
-            p = one.adjusted.get(name)
-            rows.append(
-                [name, with_interval(difference, sign=True), "not tested" if p is None else p_value(p)]
-            )
-        reason = f" Not tested: {one.why_not}." if one.why_not else ""
-        lines += [
-            f"Endpoint {place} of the preregistered order, {one.words}.{reason}",
-            "",
-            *_table(["arm", "difference", "p"], rows),
-            "",
+        p = {name: p_value(value) for name, value in one.adjusted.items()}
+        rows = [
+            [name, with_interval(difference, sign=True), p.get(name, "not tested")]
+            for name, difference in one.differences.items()
         ]
+        reason = f" Not tested: {one.why_not}." if one.why_not else ""
+        heading = f"Endpoint {place} of the preregistered order, {one.words}.{reason}"
+        lines += [heading, "", *_table(["arm", "difference", "p"], rows), ""]
     return lines
 
 
@@ -68,22 +59,12 @@ def _order(analysis: Analysis) -> list[str]:
     order = analysis.order
     if order is None:
         return []
-    rows = [
-        [
-            arm.name,
-            number(order.best[k], digits=2),
-            number(order.rank[k], digits=1),
-            f"{order.low[k]:.0f} to {order.high[k]:.0f}",
-        ]
-        for k, arm in enumerate(analysis.arms)
-    ]
-    head = ["arm", "probability of being best", "mean rank", "ranks, 95%"]
-    return [
-        "The order of the arms under resampling of replicates and cases (exploratory):",
-        "",
-        *_table(head, rows),
-        "",
-    ]
+    rows = []
+    for k, arm in enumerate(analysis.arms):
+        best, rank = number(order.best[k], digits=2), number(order.rank[k], digits=1)
+        rows.append([arm.name, best, rank, f"{order.low[k]:.0f} to {order.high[k]:.0f}"])
+    heading = "The order of the arms under resampling of replicates and cases (exploratory):"
+    return [heading, "", *_table(["arm", "probability of being best", "mean rank", "ranks, 95%"], rows), ""]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

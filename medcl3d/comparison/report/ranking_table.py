@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medcl3d.comparison.analysis.analysis import Analysis, ArmNumbers, PairedTest
+from medcl3d.comparison.analysis.analysis import Analysis, ArmNumbers
 from medcl3d.comparison.plan.arm_types import ArmType
-from medcl3d.evaluation.statistics.intervals import Interval
 
 WORDS: dict[ArmType, str] = {
     "pairs": "",
@@ -19,19 +18,12 @@ WORDS: dict[ArmType, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row per arm. place: 1 for the best mean, shared by equal ones; words: reference or type of control,
-    or "".
-    """
+    """One arm. place: 1 for the best mean, shared by equal ones; words: reference, type of control or ""."""
 
     place: int
-    name: str
+    arm: ArmNumbers
     words: str
-    mean: Interval
-    difference: Interval | None
     role: str
-    effect: Interval | None
-    smallest: float | None
-    test: PairedTest | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +31,7 @@ class RankingTable:
     """Rows, best first, and which columns are not empty.
 
     effects   some arm has a standardised difference (needs three replicates)
-    tested    some arm is tested: only then does the table have roles, p-values and the smallest detectable
-              difference
+    tested    some arm is tested: then the table has roles, p-values and the smallest detectable difference
     """
 
     rows: tuple[Row, ...]
@@ -51,29 +42,12 @@ class RankingTable:
 def ranking_table(analysis: Analysis) -> RankingTable:
     """All arms ordered by their mean at the endpoint."""
     means = {arm.name: arm.endpoint.mean.mean * (1 if analysis.higher else -1) for arm in analysis.arms}
-    rows = [
-        _row(analysis, arm, 1 + sum(other > means[arm.name] for other in means.values()))
-        for arm in analysis.arms
-    ]
+    rows = []
+    for arm in analysis.arms:
+        control, role = WORDS[analysis.arm_types[arm.name]], "exploratory" if arm.test is None else "tested"
+        if arm.name == analysis.reference:
+            control, role = ", ".join(filter(None, ["reference", control])), ""
+        place = 1 + sum(other > means[arm.name] for other in means.values())
+        rows.append(Row(place, arm, control, role))
     ordered = tuple(sorted(rows, key=lambda row: row.place))
-    return RankingTable(ordered, any(row.effect is not None for row in rows), analysis.tested)
-
-
-def _row(analysis: Analysis, arm: ArmNumbers, place: int) -> Row:
-    is_reference = arm.name == analysis.reference
-    words = ", ".join(
-        filter(None, ["reference" if is_reference else "", WORDS[analysis.arm_types[arm.name]]])
-    )
-    role = "" if is_reference else "tested" if arm.test is not None else "exploratory"
-    smallest = None if arm.test is None else arm.smallest
-    return Row(
-        place,
-        arm.name,
-        words,
-        arm.endpoint.mean,
-        arm.endpoint.difference,
-        role,
-        arm.effect,
-        smallest,
-        arm.test,
-    )
+    return RankingTable(ordered, any(arm.effect is not None for arm in analysis.arms), analysis.tested)

@@ -1,6 +1,4 @@
-"""Reproducibility section of a report: commits, versions and devices of all runs, configurations and
-commands.
-"""
+"""Reproducibility section of a report: commits, versions and devices, configurations and commands."""
 
 from __future__ import annotations
 
@@ -16,6 +14,7 @@ import yaml
 from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.report.gallery import first_runs
 from medcl3d.comparison.run.launch import command_of, read_json
 from medcl3d.config.plain import plain
 
@@ -28,17 +27,14 @@ NAMES = {
 """Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""
 LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
 """Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the
-hash of a short
-column, as the sex of ten patients, could be inverted by trying all values. Their equality is checked before
-the report."""
+hash of a short column, as the sex of ten patients, could be inverted by trying all values. Their equality is
+checked before the report."""
 UNKNOWN = "not recorded"
 
 
 @dataclass(frozen=True)
 class ProvenanceEntry:
-    """One provenance entry: its name, and each value with the number of runs that recorded it, most frequent
-    first.
-    """
+    """One provenance entry: its name, and its values with their numbers of runs, most frequent first."""
 
     name: str
     values: tuple[tuple[str, int], ...]
@@ -49,11 +45,8 @@ def provenance_entries(runs: Sequence[Run]) -> list[ProvenanceEntry]:
     found = [read_json(run.folder / "provenance.json") for run in runs]
     others = sorted({key for provenance in found for key in provenance} - {*NAMES, *LEFT_OUT})
     counts = {key: Counter(_words(key, provenance) for provenance in found) for key in (*NAMES, *others)}
-    return [
-        ProvenanceEntry(NAMES.get(key, key), tuple(of.most_common()))
-        for key, of in counts.items()
-        if set(of) != {UNKNOWN}
-    ]
+    known = {key: tuple(of.most_common()) for key, of in counts.items() if set(of) != {UNKNOWN}}
+    return [ProvenanceEntry(NAMES.get(key, key), values) for key, values in known.items()]
 
 
 def _words(key: str, provenance: Mapping[str, Any]) -> str:
@@ -75,16 +68,10 @@ class Document:
 
 
 def documents(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> list[Document]:
-    """The comparison's configuration, and the configuration and command of every run of the first replicate
-    and cell.
-    """
+    """Configurations of the comparison and of the runs of the first replicate and cell, with commands."""
     found = [Document("The comparison", _yaml(plain(config)))]
-    for run in runs:
-        if (
-            run.represents_replicate
-            and run.seed == analysis.replicates[0]
-            and run.cell in ((), analysis.cells[0])
-        ):
+    for run in first_runs(analysis, runs):
+        if run.cell in ((), analysis.cells[0]):
             text = f"{shlex.join(['python', *command_of(run)])}\n\n{_yaml(dict(run.planned))}"
             found.append(Document(f"{run}: its command and its full configuration", text))
     return found

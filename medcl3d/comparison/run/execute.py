@@ -1,28 +1,24 @@
-"""Execution of a plan: each run is a separate command, skipped if done, resumed if stopped, reported if it
-failed.
-"""
+"""Execution of a plan: each run is a command, skipped if done, resumed if stopped, reported if it failed."""
 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import yaml
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
+from medcl3d.comparison.run.signals import stop_event
 from medcl3d.comparison.run.timing import TimeEstimates
 from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
@@ -68,8 +64,7 @@ def is_done(run: Run) -> bool:
     default.
 
     ConfigError if the folder holds another run, or one that started from another encoder; DataError if its
-    files are
-    damaged.
+    files are damaged.
     """
     config_file = run.folder / "config.yaml"
     if not config_file.is_file():
@@ -78,29 +73,22 @@ def is_done(run: Run) -> bool:
     if read_json(run.folder / "status.json").get("state") != "done":
         return False
     if run.measures and not (run.folder / "results.json").is_file():
-        raise DataError(
-            run.folder, "the run is done but results.json is missing", "delete the folder to run it again"
-        )
+        problem = "the run is done but results.json is missing"
+        raise DataError(run.folder, problem, "delete the folder to run it again")
     now = None if run.needs is None else encoder_hash(run.needs)
     if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
-        raise ConfigError(
-            problem=f"started from another encoder than the current one in {run.needs}. Delete the folder to "
-            "run it again",
-            place=run.folder,
-        )
+        problem = f"started from another encoder than the current one in {run.needs}"
+        raise ConfigError(problem=f"{problem}. Delete the folder to run it again", place=run.folder)
     return True
 
 
 def _refuse_another(run: Run, config_file: Path) -> None:
-    """ConfigError if a folder holds another run than the planned one; moved runs may differ in their paths
-    only.
-    """
+    """ConfigError if a folder holds another run than the planned one; moved runs may differ in paths only."""
     try:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(
-            config_file, f"is damaged ({' '.join(str(error).split())})", "delete its folder to run it again"
-        ) from None
+        problem = f"is damaged ({' '.join(str(error).split())})"
+        raise DataError(config_file, problem, "delete its folder to run it again") from None
     free = (*FREE_FIELDS, *(("out_dir", "init") if run.moved_to else ()))
 
     def changed(old: Any) -> list[Difference]:
@@ -109,17 +97,13 @@ def _refuse_another(run: Run, config_file: Path) -> None:
     # Filling in defaults takes longer than comparing, and most runs have all fields.
     others = changed(found) and changed(with_defaults(found, model_of(run.command), config_file, quiet=True))
     if run.moved_to is not None and run.needs is not None:
-        # The encoder was moved too, but its path below out_dir must be the planned one: otherwise this is
-        # another arm's run.
+        # The encoder was moved too. Its path below out_dir must be the planned one: else it is another arm's.
         inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             others = [*others, Difference(("init",), found.get("init"), run.planned["init"])]
     if others:
-        raise ConfigError(
-            problem=f"holds another run: {listed(others, 5)}. Delete the folder to run it again, or "
-            "choose another out_dir",
-            place=run.folder,
-        )
+        remedy = "Delete the folder to run it again, or choose another out_dir"
+        raise ConfigError(problem=f"holds another run: {listed(others, 5)}. {remedy}", place=run.folder)
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -128,15 +112,10 @@ def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
     A deleted pretraining is not run again if all runs that start from it are done.
     """
     done = {run.folder for run in runs if is_done(run)}
-    still_needed = {run.needs for run in runs if run.needs is not None and run.folder not in done}
-    needed = {run.needs for run in runs if run.needs is not None}
-    spent = {
-        run.folder
-        for run in runs
-        if run.folder in needed - still_needed and not (run.folder / "config.yaml").exists()
-    }
-    kept = [run for run in runs if run.folder in done | spent]
-    return kept, [run for run in runs if run.folder not in done | spent]
+    still_needed = {run.needs for run in runs if run.folder not in done}
+    spent = {run.needs for run in runs} - still_needed
+    done |= {folder for folder in spent if folder is not None and not (folder / "config.yaml").exists()}
+    return [run for run in runs if run.folder in done], [run for run in runs if run.folder not in done]
 
 
 def last_line(path: Path) -> str:
@@ -152,9 +131,8 @@ def step_of(run: Run) -> int:
         return 0
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
-        complete = [
-            line for line in file.read().split(b"\n")[:-1] if line.startswith(b"{") and line.endswith(b"}")
-        ]
+        lines = file.read().split(b"\n")[:-1]
+    complete = [line for line in lines if line.startswith(b"{") and line.endswith(b"}")]
     return int(json.loads(complete[-1]).get("step", 0)) if complete else 0
 
 
@@ -173,47 +151,21 @@ def _stop(children: Sequence[Child]) -> None:
         child.wait()
 
 
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C or SIGTERM (a cluster's time limit); a second signal interrupts."""
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield requested
-        return
-
-    def request(_number: int, _frame: FrameType | None) -> None:
-        if requested.is_set():
-            raise KeyboardInterrupt
-        requested.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _outcome(child: Child) -> Outcome | None:
+def _outcome(run: Run, child: Child) -> Outcome | None:
     code = child.poll()
     if code is None:
         return None
     seconds = time.monotonic() - child.started
     try:
-        if code == 0 and is_done(child.run):
-            return Outcome(child.run, "done", seconds)
+        if code == 0 and is_done(run):
+            return Outcome(run, "done", seconds)
     except UserError as error:
-        return Outcome(child.run, "failed", seconds, str(error))
+        return Outcome(run, "failed", seconds, str(error))
     if code == STOPPED and child.resumable:
-        return Outcome(child.run, "stopped", seconds, "its job was stopped too often")
-    what = (
-        f"exit {code}"
-        if code > 0
-        else f"killed by signal {-code}"
-        if code < 0
-        else "exit 0, but the state in status.json is not done"
-    )
-    return Outcome(child.run, "failed", seconds, f"{what}: {last_line(child.run.folder / LOG)}")
+        return Outcome(run, "stopped", seconds, "its job was stopped too often")
+    what = f"exit {code}" if code > 0 else f"killed by signal {-code}"
+    what = what if code else "exit 0, but the state in status.json is not done"
+    return Outcome(run, "failed", seconds, f"{what}: {last_line(run.folder / LOG)}")
 
 
 def execute(
@@ -226,17 +178,15 @@ def execute(
     the others.
 
     accept: validates each finished measurement; its exception ends the execution, since it would refuse every
-    other too.
-    A run that another process executes (which outlived the comparison that started it) is waited for.
-    ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or SIGTERM.
+    other too. A run that another process executes (which outlived the comparison that started it) is waited
+    for. ConfigError before anything starts if a folder holds another run; Stopped on Ctrl-C or a signal.
     """
     grid = _Grid(runs, console, accept)
     with (
-        _stop_signals() as stop_requested,
+        stop_event() as stop_requested,
         progress_bar(MofNCompleteColumn(), TextColumn("samples"), console=console) as progress,
     ):
         task = progress.add_task("runs", total=sum(run.size for run in grid.waiting))
-        grid.say = progress.console.print
         try:
             while grid.waiting or grid.children:
                 grid.start(launcher)
@@ -246,14 +196,10 @@ def execute(
                     )
                 grid.collect()
                 grid.report_time(launcher.at_once)
-                _advance(
-                    progress,
-                    task,
-                    [c.run for c in grid.children],
-                    [o.run for o in grid.outcomes if o.state != "kept"],
-                )
+                samples, going = grid.samples(), f"{len(grid.children)} running"
+                progress.update(task, completed=samples, description=going)
         finally:
-            _stop(grid.children)
+            _stop([child for _, child in grid.children])
     return grid.outcomes
 
 
@@ -261,13 +207,14 @@ class _Grid:
     """State of a plan's execution: runs that are done, running and waiting."""
 
     def __init__(self, runs: Sequence[Run], console: Console, accept: Callable[[Run], None]):
-        self.runs, self.say, self.accept = runs, console.print, accept
+        self.runs, self.accept = runs, accept
+        self.print = partial(console.print, markup=False, highlight=False, soft_wrap=True)
         kept, self.waiting = kept_and_waiting(runs)
         for run in kept:
             self._accept(run)
         self.outcomes = [Outcome(run, "kept") for run in kept]
         self.over = {run.folder: "done" for run in kept}
-        self.children: list[Child] = []
+        self.children: list[tuple[Run, Child]] = []
         self._starts: Counter[Path] = Counter()
         self._times = TimeEstimates()
         self._waiting_for: set[Path] = set()
@@ -280,7 +227,7 @@ class _Grid:
                 break
             if launcher.busy(run):
                 if run.folder not in self._waiting_for:
-                    self._say(f"waiting for {run}, which another process is executing")
+                    self.print(f"waiting for {run}, which another process is executing")
                     self._waiting_for.add(run.folder)
                 continue
             self.waiting.remove(run)
@@ -290,14 +237,17 @@ class _Grid:
                 ready.append(run)
         if ready:
             self._starts.update(run.folder for run in ready)
-            self.children += launcher.launch(ready)
+            self.children += zip(ready, launcher.launch(ready), strict=True)
 
     def collect(self) -> None:
         """Collect runs that have ended, and runs that can no longer start."""
-        for child, outcome in [(c, o) for c in self.children if (o := _outcome(c)) is not None]:
-            self.children.remove(child)
-            if outcome.state == "stopped" and self._starts[child.run.folder] < MOST_STARTS:
-                self.waiting.append(child.run)
+        for run, child in list(self.children):
+            outcome = _outcome(run, child)
+            if outcome is None:
+                continue
+            self.children.remove((run, child))
+            if outcome.state == "stopped" and self._starts[run.folder] < MOST_STARTS:
+                self.waiting.append(run)
             else:
                 self._finish(replace(outcome, state="failed") if outcome.state == "stopped" else outcome)
         for run in [r for r in self.waiting if r.needs is not None and self.over.get(r.needs) == "failed"]:
@@ -306,31 +256,26 @@ class _Grid:
 
     def report_time(self, at_once: int) -> None:
         """Print estimates of the remaining time of each command's runs, if they are new."""
-        left = [*self.waiting, *(child.run for child in self.children)]
+        left = [*self.waiting, *(run for run, _ in self.children)]
         done = [run for run in self.runs if self.over.get(run.folder) in ("done", "kept")]
         for line in self._times.lines(self.runs, done, left, at_once):
-            self._say(line)
+            self.print(line)
+
+    def samples(self) -> int:
+        """Samples that the runs of this execution have processed."""
+        going = [run for run, _ in self.children]
+        ended = sum(outcome.run.size for outcome in self.outcomes if outcome.state != "kept")
+        return ended + sum(run.size * step_of(run) // max(1, run.steps) for run in going)
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.over[outcome.run.folder] = outcome.state
         if outcome.state == "done":
             self._accept(outcome.run)
-        line = (
-            f"{len(self.outcomes)}/{len(self.runs)} {outcome.state} in {outcome.seconds:.0f} s: {outcome.run}"
-        )
-        self._say(line + (f"\n    {outcome.reason}" if outcome.reason else ""))
+        count, state = f"{len(self.outcomes)}/{len(self.runs)}", outcome.state
+        reason = f"\n    {outcome.reason}" if outcome.reason else ""
+        self.print(f"{count} {state} in {outcome.seconds:.0f} s: {outcome.run}{reason}")
 
     def _accept(self, run: Run) -> None:
         if run.measures:
             self.accept(run)
-
-    def _say(self, line: str) -> None:
-        self.say(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _advance(progress: Progress, task: TaskID, going: Sequence[Run], ended: Sequence[Run]) -> None:
-    part = sum(run.size * step_of(run) // max(1, run.steps) for run in going)
-    progress.update(
-        task, completed=part + sum(run.size for run in ended), description=f"{len(going)} running"
-    )

@@ -30,7 +30,6 @@ class Child(Protocol):
     resumable  whether a run that ends with exit code 75 (stopped by the cluster) is started again
     """
 
-    run: Run
     started: float
     resumable: bool
 
@@ -43,7 +42,7 @@ class Child(Protocol):
     def kill(self) -> None:
         """End it at once."""
 
-    def wait(self, timeout: float | None = None) -> None:
+    def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end; subprocess.TimeoutExpired if that takes longer."""
 
 
@@ -81,9 +80,7 @@ def prepare_folder(run: Run) -> None:
 def start_process(
     command: Sequence[str], folder: Path, settings: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """`python COMMAND` with its output appended to the folder's log; `settings` are set in its
-    environment.
-    """
+    """`python COMMAND` with its output appended to the folder's log; `settings` extend its environment."""
     package = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     # The process inherits a lock that is released when it ends: other processes see it even if this one is
@@ -103,29 +100,31 @@ def start_process(
 
 
 def record_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
-    """Add the cost of one start of the run to cost.json: seconds add up over resumptions, memory is the
-    maximum.
-    """
+    """Add the cost of one start to cost.json: seconds add up over resumptions, memory is the maximum."""
     before = read_json(folder / COST)
-    total = round(before.get("seconds", 0.0) + seconds, 1)
-    write_json(
-        folder / COST,
-        {
-            "seconds": total,
-            "peak_memory_mib": round(max(before.get("peak_memory_mib", 0.0), peak_memory_mib), 1),
-        },
-    )
+    total = before.get("seconds", 0.0) + seconds
+    most = max(before.get("peak_memory_mib", 0.0), peak_memory_mib)
+    write_json(folder / COST, {"seconds": round(total, 1), "peak_memory_mib": round(most, 1)})
 
 
 class Measured:
     """A process whose cost is recorded when it ends."""
 
+    resumable = False
+
     def __init__(self, process: subprocess.Popen[bytes], folder: Path):
         self.process, self.folder, self.started = process, folder, time.monotonic()
 
     def poll(self) -> int | None:
-        """The exit code, None while it runs; the cost is recorded at the end."""
         return self._reap(os.WNOHANG)
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            self.process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code; subprocess.TimeoutExpired if it takes longer."""
@@ -138,8 +137,7 @@ class Measured:
 
     def _reap(self, options: int) -> int | None:
         if self.process.returncode is None:
-            # wait4 instead of Popen.poll: it returns the memory of this child and of the children it waited
-            # for.
+            # wait4 instead of Popen.poll: it returns the memory of this child and of its own children.
             try:
                 pid, status, usage = os.wait4(self.process.pid, options)
             except ChildProcessError:

@@ -10,37 +10,6 @@ from medcl3d.comparison.run.launch import Child, Measured, command_of, prepare_f
 from medcl3d.comparison.run.lock import is_locked
 
 
-class LocalChild:
-    """A run as a process of this machine."""
-
-    resumable = False
-
-    def __init__(self, run: Run, jobs: int):
-        prepare_folder(run)
-        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {}
-        self.run = run
-        self._measured = Measured(start_process(command_of(run), run.folder, threads), run.folder)
-        self.started = self._measured.started
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while it runs."""
-        return self._measured.poll()
-
-    def terminate(self) -> None:
-        """Send SIGTERM: the run saves its state."""
-        if self.poll() is None:
-            self._measured.process.terminate()
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        if self.poll() is None:
-            self._measured.process.kill()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end."""
-        self._measured.wait(timeout)
-
-
 class LocalLauncher:
     """Processes of this machine, `jobs` at once, which share its processors."""
 
@@ -48,9 +17,13 @@ class LocalLauncher:
         self.at_once = self.takes = jobs
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
-        """Start runs."""
-        return [LocalChild(run, self.at_once) for run in runs]
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.at_once))}
+        settings = threads if self.at_once > 1 else {}
+        children: list[Child] = []
+        for run in runs:
+            prepare_folder(run)
+            children.append(Measured(start_process(command_of(run), run.folder, settings), run.folder))
+        return children
 
     def busy(self, run: Run) -> bool:
-        """Whether another process is executing this run."""
         return is_locked(run.folder)

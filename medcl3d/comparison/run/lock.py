@@ -11,8 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medcl3d.comparison.run.launch import STARTED, read_json
-from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.io.atomic import write_json
+from medcl3d.io.folder_lock import lock_folder
 
 LOCK, HOLDER = ".compare.lock", ".compare.json"
 
@@ -20,22 +20,7 @@ LOCK, HOLDER = ".compare.lock", ".compare.json"
 @contextmanager
 def exclusive_start(folder: Path) -> Iterator[None]:
     """Lock a comparison's folder. ConfigError, with the holder, if another start has locked it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        holder = read_json(folder / HOLDER)
-        who = f"pid {holder['pid']} on {holder['host']}" if holder else "another process"
-        raise ConfigError(
-            problem=f"{who} is running a comparison in this folder",
-            remedy="wait for it, or set another out_dir",
-            place=folder,
-        ) from None
-    except OSError as error:
-        raise MachineError(
-            folder, f"cannot be written ({error.strerror})", "set out_dir to a writable folder"
-        ) from None
+    lock = lock_folder(folder, LOCK, lambda: read_json(folder / HOLDER), "a comparison in this folder")
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
@@ -44,9 +29,7 @@ def exclusive_start(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is running in this run folder: of a comparison that was killed, or started by
-    hand.
-    """
+    """Whether a process is running in this run folder: of a killed comparison, or started by hand."""
     return any(_taken(folder / name) for name in (STARTED, ".lock"))
 
 

@@ -17,17 +17,10 @@ from medcl3d.io.atomic import write_text
 
 MANY = 10**6
 JOB = "job.txt"
-OVER = (
-    "COMPLETED",
-    "CANCELLED",
-    "FAILED",
-    "TIMEOUT",
-    "NODE_FAIL",
-    "OUT_OF_MEMORY",
-    "BOOT_FAIL",
-    "DEADLINE",
-    "REVOKED",
-)
+OVER = {
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"),
+    *("BOOT_FAIL", "DEADLINE", "REVOKED"),
+}
 SAVE_SECONDS = 60.0
 """Seconds that a job may take to save before its end; submitit signals it 90 s before."""
 
@@ -51,17 +44,15 @@ class RunJob:
 
     def _stop(self) -> None:
         if self._going is not None and self._going.poll() is None:
-            self._going.process.terminate()
+            self._going.terminate()
             try:
                 self._going.wait(SAVE_SECONDS)
             except subprocess.TimeoutExpired:
-                self._going.process.kill()
+                self._going.kill()
                 self._going.wait()
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the job leaves its node: the same run, which resumes from its saved
-        state.
-        """
+        """Called by submitit before the job leaves its node: the same run, which resumes."""
         import submitit
 
         self._stop()
@@ -73,8 +64,8 @@ class SlurmChild:
 
     resumable = True
 
-    def __init__(self, run: Run, job: Any):
-        self.run, self.job, self.started = run, job, time.monotonic()
+    def __init__(self, job: Any, folder: Path):
+        self.job, self.folder, self.started = job, folder, time.monotonic()
 
     def poll(self) -> int | None:
         """The exit code; 1 if the job itself failed (the run's log then has the reason)."""
@@ -83,7 +74,7 @@ class SlurmChild:
         error = self.job.exception()
         if error is None:
             return int(self.job.result())
-        with (self.run.folder / LOG).open("a", encoding="utf-8") as log:
+        with (self.folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"job {self.job.job_id} ({self.job.state}): {' '.join(str(error).split())[:500]}\n")
         return 1
 
@@ -97,7 +88,6 @@ class SlurmChild:
         self.terminate()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the end; subprocess.TimeoutExpired if that takes longer."""
         deadline = time.monotonic() + (timeout or 0.0)
         while not self.job.done():
             if timeout is not None and time.monotonic() > deadline:
@@ -106,18 +96,14 @@ class SlurmChild:
 
 
 def is_queued(folder: Path) -> bool:
-    """Whether a job of this run is still queued or running, although the comparison that submitted it has
-    ended.
-    """
+    """Whether a job of this run, submitted by an earlier start, is still queued or running."""
     try:
         job = (folder / JOB).read_text(encoding="utf-8").strip()
         query = ["squeue", "--noheader", "--format=%T", f"--jobs={job}"]
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and any(
-        state.strip() not in OVER for state in done.stdout.splitlines() if state.strip()
-    )
+    return done.returncode == 0 and not set(done.stdout.split()) <= OVER
 
 
 class SlurmLauncher:
@@ -134,44 +120,34 @@ class SlurmLauncher:
         try:
             import submitit
         except ImportError:
-            raise MachineError(
-                "executor",
-                "slurm needs submitit, which is not installed",
-                "pip install 'medcl3d[slurm]'",
-                field="executor",
-            ) from None
+            problem, remedy = "slurm needs submitit, which is not installed", "pip install 'medcl3d[slurm]'"
+            raise MachineError("executor", problem, remedy, field="executor") from None
         self.at_once = jobs
         given = dict(parameters)
         cluster = str(given.pop("cluster", "slurm"))
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
-            raise MachineError(
-                "executor",
-                f"slurm: {error}",
-                "start it on a machine with sbatch, or set executor: local",
-                field="executor",
-            ) from None
+            remedy = "start it on a machine with sbatch, or set executor: local"
+            raise MachineError("executor", f"slurm: {error}", remedy, field="executor") from None
         if cluster == "slurm":
-            given = {"slurm_array_parallelism": jobs, **given}
-            given["slurm_additional_parameters"] = {
-                "requeue": True,
-                **given.get("slurm_additional_parameters", {}),
-            }
+            more = {"requeue": True, **given.get("slurm_additional_parameters", {})}
+            given = {"slurm_array_parallelism": jobs, **given, "slurm_additional_parameters": more}
         try:
             self._executor.update_parameters(name="medcl3d", **given)
         except (NameError, TypeError, ValueError) as error:
             raise ConfigError("slurm", None, " ".join(str(error).split())) from None
 
     def launch(self, runs: Sequence[Run]) -> list[Child]:
-        """Submit runs as one array."""
         for run in runs:
             prepare_folder(run)
         with self._executor.batch():
             jobs = [self._executor.submit(RunJob(command_of(run), run.folder.absolute())) for run in runs]
+        children: list[Child] = []
         for run, job in zip(runs, jobs, strict=True):
             write_text(run.folder / JOB, f"{job.job_id}\n")
-        return [SlurmChild(run, job) for run, job in zip(runs, jobs, strict=True)]
+            children.append(SlurmChild(job, run.folder))
+        return children
 
     def busy(self, run: Run) -> bool:
         """Whether a process or a job of another start is executing this run, or is queued."""

@@ -1,6 +1,4 @@
-"""Screening and confirmation: a confirmation needs new seeds and test patients that the screening did not
-use.
-"""
+"""Screening and confirmation: a confirmation needs new seeds and test patients."""
 
 from __future__ import annotations
 
@@ -25,45 +23,22 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
     if config.screening is None:
         return
     if config.stage != "confirm":
-        raise ConfigError(
-            "screening",
-            None,
-            "a screening does not confirm",
-            "remove the line, or set stage: confirm",
-            place=name,
-        )
+        remedy = "remove the line, or set stage: confirm"
+        raise ConfigError("screening", None, "a screening does not confirm", remedy, place=name)
     screening = load(find_config(str(config.screening)), (), CompareConfig)
     if screening.stage != "screen":
-        raise ConfigError(
-            "screening",
-            None,
-            f"{config.screening} is not a screening",
-            "set stage: screen there before it runs",
-            place=name,
-        )
-    both = sorted(set(_seeds(screening)) & set(_seeds(config)))
-    if both:
-        free = screening.first_seed + screening.replicates
-        raise ConfigError(
-            "first_seed",
-            None,
-            f"{config.screening} used seed {both[0]}",
-            f"set first_seed to {free} or more",
-            place=name,
-        )
+        problem, remedy = f"{config.screening} is not a screening", "set stage: screen there before it runs"
+        raise ConfigError("screening", None, problem, remedy, place=name)
+    if both := sorted(set(screening.seeds) & set(config.seeds)):
+        problem = f"{config.screening} used seed {both[0]}"
+        remedy = f"set first_seed to {screening.seeds.stop} or more"
+        raise ConfigError("first_seed", None, problem, remedy, place=name)
     seen = _tested(sorted((screening.out_dir / screening.measured_by[0]).rglob("results.json")))
     own = _tested([run.folder / "results.json" for run in runs if run.measures]) | _to_test(runs)
     if seen & own:
         some = ", ".join(sorted(seen & own)[:5])
-        raise DataError(
-            name,
-            f"{len(seen & own)} test patients were used in the screening ({some})",
-            f"confirm on patients that {config.screening} did not use",
-        )
-
-
-def _seeds(config: CompareConfig) -> range:
-    return range(config.first_seed, config.first_seed + config.replicates)
+        problem = f"{len(seen & own)} test patients were used in the screening ({some})"
+        raise DataError(name, problem, f"confirm on patients that {config.screening} did not use")
 
 
 def _tested(files: Sequence[Path]) -> set[str]:
@@ -71,9 +46,7 @@ def _tested(files: Sequence[Path]) -> set[str]:
 
 
 def _to_test(runs: Sequence[Run]) -> set[str]:
-    """The test patients of the data that the runs read, if it is prepared; with folds, of each fold that
-    tests.
-    """
+    """The test patients of the data that the runs read, if it is prepared; with folds, of each fold."""
     sides = {
         (str(run.planned["data"]["root"]), run.planned["data"].get("fold"))
         for run in runs
@@ -83,7 +56,8 @@ def _to_test(runs: Sequence[Run]) -> set[str]:
     for root, fold in sides:
         split = read_json(Path(root) / "split.json")
         folds = split.get("folds", [])
-        found |= set(
-            map(str, split.get("test", []) if fold is None else folds[fold] if fold < len(folds) else [])
-        )
+        if fold is None:
+            found.update(map(str, split.get("test", [])))
+        elif fold < len(folds):
+            found.update(map(str, folds[fold]))
     return found

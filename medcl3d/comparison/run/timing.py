@@ -15,9 +15,7 @@ WRONG_BY, WRONG_FROM = 1.25, 60.0
 
 
 def metric_rows(run: Run) -> list[dict[str, float]]:
-    """The complete rows of a run's metrics.jsonl; a running run or a full disk may leave an incomplete
-    one.
-    """
+    """The complete rows of a run's metrics.jsonl; a running run or a full disk leaves incomplete ones."""
     path = run.folder / "metrics.jsonl"
     rows: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
@@ -30,17 +28,13 @@ def metric_rows(run: Run) -> list[dict[str, float]]:
 
 
 def samples_per_s(run: Run) -> float | None:
-    """The median rate of a run's logged steps without the first row (warm-up), unless it is the only one;
-    None without rows.
-    """
+    """The median rate of a run's logged steps, without the first of several (warm-up); None without any."""
     rates = [row["samples_per_s"] for row in metric_rows(run) if row.get("samples_per_s", 0) > 0]
     return float(np.median(rates[1:] or rates)) if rates else None
 
 
 def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None:
-    """Seconds per sample of one command's runs: from finished runs if any, otherwise from the steps of
-    running ones.
-    """
+    """Seconds per sample of one command's runs: of finished runs if any, otherwise of logged steps."""
     costs = [read_json(run.folder / COST).get("seconds", 0.0) / run.size for run in done]
     known = [cost for cost in costs if cost > 0]
     if known:
@@ -53,8 +47,7 @@ def seconds_of_each(command: str, runs: Sequence[Run], done: Sequence[Run]) -> d
     """Seconds per sample of every pretraining or arm of a command; None if nothing was timed.
 
     One may take ten times as long as another, as MAE with its decoder compared with a contrast of pooled
-    vectors, so each
-    is timed by its own runs, or by all runs as long as it has none.
+    vectors, so each is timed by its own runs, or by all runs as long as it has none.
     """
     mine = [run for run in runs if run.command == command]
     finished = {run.folder for run in done}
@@ -81,14 +74,11 @@ def _seconds(each: Mapping[str, float], runs: Sequence[Run]) -> float:
 
 
 class TimeEstimates:
-    """Time estimates reported so far: after the first timed steps, after the first finished run, and if one
-    was wrong.
-    """
+    """Time estimates: after the first timed steps, after the first finished run, and if one was wrong."""
 
     def __init__(self) -> None:
-        self._reported: dict[
-            str, tuple[int, float]
-        ] = {}  # command -> runs done at the last check, reported seconds of all
+        # Command -> runs done at the last check, reported seconds of all.
+        self._reported: dict[str, tuple[int, float]] = {}
 
     def lines(self, runs: Sequence[Run], done: Sequence[Run], left: Sequence[Run], at_once: int) -> list[str]:
         """New estimates, one line per command; left: running and waiting runs."""
@@ -105,9 +95,8 @@ class TimeEstimates:
                 mine = [run for run in left if run.command == command]
                 known = "estimated from finished runs" if num_done else "estimated from steps only"
                 time = duration(_seconds(each, mine) / min(at_once, len(mine)))
-                found.append(
-                    f"{command}: about {time} for {len(mine)} run{'s' if len(mine) > 1 else ''}, {known}"
-                )
+                runs_left = f"{len(mine)} run{'s' if len(mine) > 1 else ''}"
+                found.append(f"{command}: about {time} for {runs_left}, {known}")
                 then = whole
             self._reported[command] = num_done, then
         return found

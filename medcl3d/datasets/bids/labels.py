@@ -65,35 +65,22 @@ def find_derivative(
     """
     for piece in label:
         if "-" in piece and piece.split("-", 1)[0] not in OF_A_DERIVATIVE:
-            raise ConfigError(
-                "label", list(label), f"{piece!r} does not distinguish label maps", "write dseg, or desc-..."
-            )
+            problem = f"{piece!r} does not distinguish label maps"
+            raise ConfigError("label", list(label), problem, "write dseg, or desc-...")
     suffixes = tuple(piece for piece in label if "-" not in piece) or SUFFIXES
     derivatives, wanted = root / "derivatives", frozenset(label)
-    maps_of = {
-        path.name: _maps(root, path, suffixes, skipped)
-        for path in sorted(derivatives.glob("*"))
-        if path.is_dir()
-    }
+    folders = [path for path in sorted(derivatives.glob("*")) if path.is_dir()]
+    maps_of = {path.name: _maps(root, path, suffixes, skipped) for path in folders}
     if derivative is not None and not maps_of.get(derivative):
-        kinds, names = (
-            " or ".join(f"*_{suffix}" for suffix in suffixes),
-            ", ".join(name for name, maps in maps_of.items() if maps),
-        )
+        kinds = " or ".join(f"*_{suffix}" for suffix in suffixes)
+        names = ", ".join(name for name, maps in maps_of.items() if maps)
         raise DataError(derivatives / derivative, f"no {kinds} files", f"found in: {names or 'none'}")
     requested = {name: maps for name, maps in maps_of.items() if maps and derivative in (None, name)}
-    fitting = {
-        name: fit
-        for name, maps in requested.items()
-        if (fit := tuple(one for one in maps if wanted <= one.pieces))
-    }
+    fits = {name: tuple(one for one in maps if wanted <= one.pieces) for name, maps in requested.items()}
+    fitting = {name: maps for name, maps in fits.items() if maps}
     if len(fitting) > 1:
-        names = ", ".join(fitting)
-        raise DataError(
-            derivatives,
-            f"labels are in {names}",
-            "choose one with derivative=NAME, or none with derivative=none",
-        )
+        remedy = "choose one with derivative=NAME, or none with derivative=none"
+        raise DataError(derivatives, f"labels are in {', '.join(fitting)}", remedy)
     if not fitting and label:
         kinds = _kinds(one for maps in requested.values() for one in maps)
         raise DataError(derivatives, f"no label map has {_listed(wanted)}", f"found: {kinds or 'none'}")
@@ -115,9 +102,8 @@ def _maps(root: Path, folder: Path, suffixes: Sequence[str], skipped: Counted) -
                 continue
             path = "/".join(part for part in ("derivatives", folder.name, *above, file) if part)
             if not above[0].startswith("sub-"):
-                skipped.add(
-                    "NIfTI files under derivatives are not in a folder NAME/sub-ID and are skipped", path
-                )
+                misplaced = "NIfTI files under derivatives are not in a folder NAME/sub-ID"
+                skipped.add(f"{misplaced} and are skipped", path)
             elif file.startswith("sub-") and name.suffix in suffixes:
                 session_of(above, name, f"{root}/{path}")
                 maps.append(LabelMap(path, name))
@@ -149,17 +135,14 @@ def pair(
     used = set[str]()
     for path, name in images.items():
         plain = name.suffix in label_of if label_of else len(siblings[name.scan]) == 1
-        fitting = [
-            one for one in of_scan.get(name.scan, ()) if one.of == name.suffix or (one.of is None and plain)
-        ]
+        suffixes = (name.suffix, None) if plain else (name.suffix,)
+        fitting = [one for one in of_scan.get(name.scan, ()) if one.of in suffixes]
         exact = [one for one in fitting if found.wanted and not one.extra_pieces(found.wanted)]
         chosen = exact if len(exact) == 1 else fitting
         if len(chosen) > 1:
-            raise DataError(
-                root / path,
-                f"has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}",
-                "choose one with label=[...], or none with derivative=none",
-            )
+            problem = f"has {len(chosen)} label maps in {found.folder.name}: {_kinds(chosen)}"
+            remedy = "choose one with label=[...], or none with derivative=none"
+            raise DataError(root / path, problem, remedy)
         used |= {one.path for one in fitting}
         if chosen:
             pairs[path] = chosen[0].path
@@ -180,10 +163,8 @@ def _unpaired(
         else:
             why = "have no image"
         reasons.setdefault(why, []).append(one.path)
-    return [
-        naming(f"{len(paths)} label maps of {found.folder.name} {why}", paths)
-        for why, paths in sorted(reasons.items())
-    ]
+    what = f"label maps of {found.folder.name}"
+    return [naming(f"{len(paths)} {what} {why}", paths) for why, paths in sorted(reasons.items())]
 
 
 def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int, str], list[str]]:
@@ -197,16 +178,12 @@ def class_names(found: Derivative | None, used: Iterable[str]) -> tuple[dict[int
         return {}, []
     tables = {path: BidsName.of(path.name) for path in sorted(found.folder.glob("*dseg.tsv"))}
     if len(tables) > 1:
-        needed = {
-            frozenset((k, v) for k, v in one.name.entities.items() if k in ("desc", "seg", "atlas", "label"))
-            for one in maps
-        }
+        keys = ("desc", "seg", "atlas", "label")
+        needed = {frozenset(item for item in one.name.entities.items() if item[0] in keys) for one in maps}
         tables = {path: name for path, name in tables.items() if {frozenset(name.entities.items())} == needed}
         if len(tables) != 1:
-            return {}, [
-                f"no table *dseg.tsv of {found.folder.name} matches the names of the label maps, so classes "
-                "have no names"
-            ]
+            unmatched = f"no table *dseg.tsv of {found.folder.name} matches the names of the label maps"
+            return {}, [f"{unmatched}, so classes have no names"]
     return {number: name for path in tables for number, name in _classes(path).items()}, []
 
 

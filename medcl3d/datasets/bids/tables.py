@@ -61,17 +61,15 @@ def sessions(path: Path) -> dict[str, Line]:
         for row in rows.values():
             row["session_days"] = row.pop(days)
     else:
-        dates = {
-            line: _date(row["acq_time"], f"{path}:{line}") for line, row in rows.items() if "acq_time" in row
-        }
+        times = {line: row["acq_time"] for line, row in rows.items() if "acq_time" in row}
+        dates = {line: _date(time, f"{path}:{line}") for line, time in times.items()}
         for line, day in days_from_first(dates).items():
             rows[line]["session_days"] = day
-    return {
-        row.pop("session_id").removeprefix("ses-"): Line(
-            {n: v for n, v in row.items() if n != "acq_time"}, f"{path}:{line}"
-        )
-        for line, row in rows.items()
-    }
+    found = {}
+    for line, row in rows.items():
+        row.pop("acq_time", None)
+        found[row.pop("session_id").removeprefix("ses-")] = Line(row, f"{path}:{line}")
+    return found
 
 
 def scans(path: Path) -> dict[str, Line]:
@@ -87,9 +85,8 @@ def _date(time: str, place: str) -> date | None:
         return None
     found = date_of(time)
     if found is None:
-        raise DataError(
-            place, f"acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00", "correct it, or write n/a"
-        )
+        problem = f"acq_time = {time!r}: is not a date, as 2001-02-28T14:00:00"
+        raise DataError(place, problem, "correct it, or write n/a")
     return found
 
 
@@ -98,12 +95,8 @@ def _rows(path: Path, key: str) -> dict[int, Row]:
     names, rows = read_rows(path)  # plain rows: one data frame per subject would dominate the run time
     if key not in names:
         raise DataError(f"{path}:1", f"the column {key} is missing, found: {names}")
-    return {
-        line: {
-            name: cell for name, cell in zip(names, row, strict=True) if name not in OF_NAMES or name == key
-        }
-        for line, row in rows.items()
-    }
+    kept = [(at, name) for at, name in enumerate(names) if name not in OF_NAMES or name == key]
+    return {line: {name: row[at] for at, name in kept} for line, row in rows.items()}
 
 
 @dataclass
@@ -121,13 +114,9 @@ class Sidecars:
         """The values for one image, as text, from all sidecars that apply to it; the furthest level first."""
         found: Row = {}
         for level in levels:
-            near = [
-                (of, path)
-                for of, path in level
-                if of.suffix == name.suffix and of.entities.items() <= name.entities.items()
-            ]
-            for _, path in sorted(near, key=lambda one: len(one[0].entities)):
-                found |= self._values(path)
+            for of, path in sorted(level, key=lambda one: len(one[0].entities)):
+                if of.suffix == name.suffix and of.entities.items() <= name.entities.items():
+                    found |= self._values(path)
         return found
 
     def _values(self, path: Path) -> Row:
@@ -144,11 +133,8 @@ class Sidecars:
 
     def notes(self) -> list[str]:
         """Notes on unreadable sidecars."""
-        return (
-            [naming(f"{len(self._damaged)} sidecars cannot be read as JSON and are ignored", self._damaged)]
-            if self._damaged
-            else []
-        )
+        text = f"{len(self._damaged)} sidecars cannot be read as JSON and are ignored"
+        return [naming(text, self._damaged)] if self._damaged else []
 
 
 def _text(value: Any) -> str:

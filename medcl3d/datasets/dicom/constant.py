@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.dicom.slices import MARKS, Slice
+from medcl3d.datasets.dicom.slices import MARKS, RESCALE, Slice
 
 # The standard's defaults of missing fields.
 DEFAULTS = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0, "PixelRepresentation": 0.0}
@@ -16,15 +16,9 @@ TEXTS = (
     "SeriesDate", "SeriesTime", "Manufacturer", "ConvolutionKernel", "RescaleType", "Units",
 )  # fmt: skip
 NUMBERS = (
-    "SeriesNumber",
-    "PixelRepresentation",
-    "PatientWeight",
-    "MagneticFieldStrength",
-    "KVP",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-)
+    "SeriesNumber", "PixelRepresentation", "PatientWeight", "MagneticFieldStrength", "KVP", "PixelSpacing",
+    "SliceThickness", "SpacingBetweenSlices",
+)  # fmt: skip
 SHOWN = 3  # values of a field, files
 LONGEST = 40  # characters of a value
 
@@ -36,18 +30,14 @@ def refuse_partial_rescaling(slices: Sequence[Slice]) -> None:
         missing = [one.name for one, value in zip(slices, given, strict=True) if value is None]
         if missing and any(value not in (None, default) for value in given):
             some = f"{', '.join(missing[:SHOWN])}{', ...' if len(missing) > SHOWN else ''}"
-            raise DataError(
-                problem=f"{name} is missing in {len(missing)} of {len(slices)} slices ({some}) and given in "
-                "the others, so their values cannot be compared",
-                remedy="fetch the originals",
-            )
+            part = f"{name} is missing in {len(missing)} of {len(slices)} slices ({some})"
+            problem = f"{part} and given in the others, so their values cannot be compared"
+            raise DataError("", problem, "fetch the originals")
 
 
 def _value(one: Slice, name: str) -> float | None:
-    if name == "RescaleSlope":
-        return one.rescale[0]
-    if name == "RescaleIntercept":
-        return one.rescale[1]
+    if name in RESCALE:
+        return one.rescale[RESCALE.index(name)]
     return one.header.number(name) if one.header.text(name) else None
 
 
@@ -60,18 +50,15 @@ def differences(slices: Sequence[Slice]) -> str:
     texts = {name: [one.header.text(name) for one in files] for name in TEXTS}
     texts |= {name: [_as_number(one.header.text(name)) for one in files] for name in NUMBERS}
     if files[0].header.modality != "PT":  # PET slices each have their own scale
-        for at, name in enumerate(("RescaleSlope", "RescaleIntercept")):
+        for at, name in enumerate(RESCALE):
             texts[name] = ["" if one.rescale[at] is None else f"{one.rescale[at]:.10g}" for one in files]
     for at, name in enumerate(MARKS):
         marks = [one.marks[at] for one in files]
         # Else it numbers the files, as AcquisitionNumber may.
         texts |= {name: marks} if len(set(marks)) < len(marks) else {}
     redact = files[0].header.called is not None
-    lines = [
-        f"{name} ({_counted(values, redact=redact)})"
-        for name, values in texts.items()
-        if len(set(values)) > 1
-    ]
+    differing = {name: values for name, values in texts.items() if len(set(values)) > 1}
+    lines = [f"{name} ({_counted(values, redact=redact)})" for name, values in differing.items()]
     return f"its {len(files)} files differ in {', '.join(lines)}" if lines else ""
 
 
@@ -84,8 +71,8 @@ def _as_number(text: str) -> str:
 
 
 def _counted(values: Sequence[str], *, redact: bool) -> str:
-    counts: Mapping[str, int] = Counter(values)
-    given = sorted((value for value in counts if value), key=lambda value: -counts[value])
+    counts = Counter(values)
+    given = [value for value, _ in counts.most_common() if value]
     if redact:
         shown = [f"{len(given)} value{'s' if len(given) > 1 else ''}"]
     else:

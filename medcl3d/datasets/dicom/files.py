@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from medcl3d.core.errors import DataError
@@ -88,22 +88,14 @@ def find_series(root: Path, *, redact: bool) -> tuple[list[FoundSeries], Counted
         parts = _grouped(files, ("Modality", *WHOSE))
         if len(parts) > 1:
             name = "" if redact else f"{uid} in {root / files[0][0].parent}"
-            counts.add(
-                "SeriesInstanceUIDs have several patients or modalities and were split into series by these",
-                name,
-            )
+            several = "several patients or modalities and were split into series by these"
+            counts.add(f"SeriesInstanceUIDs have {several}", name)
         for part in parts:
             _add(found, uid, part, root, counts, redact=redact)
     for folder, files in of_folder.items():
-        for part in _grouped(files, ("Modality", "SeriesNumber", *WHOSE)) if files else ():
-            _add(
-                found,
-                f"{folder}/{_first(part, 'Modality')}/{_first(part, 'SeriesNumber')}",
-                part,
-                root,
-                counts,
-                redact=redact,
-            )
+        for part in _grouped(files, ("Modality", "SeriesNumber", *WHOSE)):
+            base = f"{folder}/{_first(part, 'Modality')}/{_first(part, 'SeriesNumber')}"
+            _add(found, base, part, root, counts, redact=redact)
     notes += [] if redact else unread(root, (), unreadable)
     return [found[key] for key in sorted(found)], counts, notes
 
@@ -122,10 +114,8 @@ def _adopt(
         if len(uids) == 1 and all(_agree(header, one, ("Modality", *WHOSE)) for _, one in of_uid[min(uids)]):
             of_uid[min(uids)].append((path, header))
             files.remove((path, header))
-            reason = (
-                "files have no SeriesInstanceUID and were assigned to the series of their number and folder"
-            )
-            counts.add(reason, str(path))
+            assigned = "assigned to the series of their number and folder"
+            counts.add(f"files have no SeriesInstanceUID and were {assigned}", str(path))
 
 
 def _agree(one: Header, other: Header, names: Sequence[str]) -> bool:
@@ -143,17 +133,11 @@ def _grouped(files: Files, names: Sequence[str]) -> list[Files]:
         kinds.setdefault(tuple(_text(header, name) for name in names), []).append((path, header))
     groups: list[list[Files]] = []
     for kind in kinds.values():
-        neighbours = [
-            group for group in groups if any(_agree(kind[0][1], other[0][1], names) for other in group)
-        ]
-        groups = [
-            *(group for group in groups if group not in neighbours),
-            [kind, *(other for group in neighbours for other in group)],
-        ]
+        first = kind[0][1]
+        near = [group for group in groups if any(_agree(first, other[0][1], names) for other in group)]
+        groups = [*(group for group in groups if group not in near), [kind, *chain(*near)]]
     order = {path: at for at, (path, _) in enumerate(files)}
-    merged = [
-        sorted((file for kind in group for file in kind), key=lambda file: order[file[0]]) for group in groups
-    ]
+    merged = [sorted(chain(*group), key=lambda file: order[file[0]]) for group in groups]
     return sorted(merged, key=lambda group: order[group[0][0]])
 
 
@@ -183,19 +167,13 @@ def _add(
 
 def _contradiction(headers: Sequence[Header]) -> str:
     """Fields with several values in a group that only files without these fields connect."""
-    texts = {
-        name: Counter(_text(header, name) for header in headers)
-        for name in ("Modality", *WHOSE, "SeriesNumber")
-    }
-    several = [name for name in ("Modality", *WHOSE) if len([text for text in texts[name] if text]) > 1]
-    if (
-        not several
-        and not headers[0].text("SeriesInstanceUID")
-        and len([text for text in texts["SeriesNumber"] if text]) > 1
-    ):
-        several = ["SeriesNumber"]
+    names = ("Modality", *WHOSE, "SeriesNumber")
+    texts = {name: [_text(header, name) for header in headers] for name in names}
+    several = [name for name in names if len(set(texts[name]) - {""}) > 1]
+    if len(several) > 1 or headers[0].text("SeriesInstanceUID"):
+        several = [name for name in several if name != "SeriesNumber"]
     lacking = [
-        f"{name} has several values and is missing in {texts[name]['']} of {len(headers)} files"
+        f"{name} has several values and is missing in {texts[name].count('')} of {len(headers)} files"
         for name in several
     ]
     remedy = "so their series is unknown; complete the headers, or move the files to separate folders"

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,28 @@ NAMES = (
     "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "Units", "SUVType", "DecayCorrection",
     "CorrectedImage", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
 )  # fmt: skip
-# Fields of sequence items, which hold the tracer dose and the frames of a file.
-OF_A_FRAME: Mapping[str, tuple[str, ...]] = {
-    "PlanePositionSequence": ("ImagePositionPatient",),
-    "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing",),
-    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
-    "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID"),
-    "MREchoSequence": ("EffectiveEchoTime",),
-    "MRImageFrameTypeSequence": ("FrameType",),
-    "CTImageFrameTypeSequence": ("FrameType",),
-    "PETFrameTypeSequence": ("FrameType",),
+DOSE_NAMES = (
+    "RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime",
+    "RadiopharmaceuticalStartDateTime",
+)  # fmt: skip
+# What is read: "" -> fields; sequence -> what is read of its items, as the tracer dose or the frames.
+Fields = Mapping[str, Any]
+OF_A_FRAME: Fields = {
+    "PlanePositionSequence": {"": ("ImagePositionPatient",)},
+    "PlaneOrientationSequence": {"": ("ImageOrientationPatient",)},
+    "PixelMeasuresSequence": {"": ("PixelSpacing",)},
+    "PixelValueTransformationSequence": {"": ("RescaleSlope", "RescaleIntercept", "RescaleType")},
+    "FrameContentSequence": {"": ("TemporalPositionIndex", "FrameAcquisitionNumber", "StackID")},
+    "MREchoSequence": {"": ("EffectiveEchoTime",)},
+    "MRImageFrameTypeSequence": {"": ("FrameType",)},
+    "CTImageFrameTypeSequence": {"": ("FrameType",)},
+    "PETFrameTypeSequence": {"": ("FrameType",)},
 }
-SEQUENCES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+OF_A_FILE: Fields = {
+    "": NAMES,
     "RadiopharmaceuticalInformationSequence": {
-        "": (
-            "RadionuclideTotalDose",
-            "RadionuclideHalfLife",
-            "RadiopharmaceuticalStartTime",
-            "RadiopharmaceuticalStartDateTime",
-        ),
-        "RadionuclideCodeSequence": ("CodeValue",),
+        "": DOSE_NAMES,
+        "RadionuclideCodeSequence": {"": ("CodeValue",)},
     },
     "SharedFunctionalGroupsSequence": OF_A_FRAME,
     "PerFrameFunctionalGroupsSequence": OF_A_FRAME,
@@ -124,38 +125,32 @@ def read_header(path: Path, called: str | None = None) -> Header | None:
     try:
         from pydicom import dcmread
     except ImportError:
-        raise MachineError(
-            problem="DICOM needs pydicom, which is not installed", remedy="pip install 'medcl3d[dicom]'"
-        ) from None
+        remedy = "pip install 'medcl3d[dicom]'"
+        raise MachineError("", "DICOM needs pydicom, which is not installed", remedy) from None
     try:
         if not path.is_file() or not _begins_as_dicom(path):  # a pipe would block
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they show values; invalid needed values are reported later
-            dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=[*NAMES, *SEQUENCES])
-            texts = {name: _text(dataset, name) for name in NAMES if name in dataset}
-            for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID"):
-                texts[name] = str(dataset.file_meta.get(name) or "")
-            items = {name: _items(dataset, name, path, called) for name in SEQUENCES if name in dataset}
+            tags = [*NAMES, *(name for name in OF_A_FILE if name)]
+            dataset = dcmread(path, force=True, stop_before_pixels=True, specific_tags=tags)
+            found = _header(dataset, path, called, OF_A_FILE)
+            media = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
+            texts = {**found.texts, **{name: str(dataset.file_meta.get(name) or "") for name in media}}
     except Exception as error:  # pydicom raises any exception on damaged bytes
-        message = (
-            f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
-            if called is None
-            else f"{called} is a damaged DICOM file"
-        )
-        raise DataError(problem=message, remedy="fetch it again") from None
-    return (
-        None
-        if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"])
-        else Header(path, called, texts, items)
-    )
+        problem = f"{called} is a damaged DICOM file"
+        if called is None:
+            problem = f"{path}: is a damaged DICOM file ({type(error).__name__}: {error})"
+        raise DataError("", problem, "fetch it again") from None
+    if DIRECTORY in (texts.get("SOPClassUID"), texts["MediaStorageSOPClassUID"]):
+        return None
+    return replace(found, texts=texts)
 
 
 def has_voxels(header: Header) -> bool:
     """Whether a header describes slices in space; reports, contours and secondary captures do not."""
-    return "Rows" in header.texts and (
-        "ImagePositionPatient" in header.texts or "PerFrameFunctionalGroupsSequence" in header.items
-    )
+    has_frames = "PerFrameFunctionalGroupsSequence" in header.items
+    return "Rows" in header.texts and ("ImagePositionPatient" in header.texts or has_frames)
 
 
 def _begins_as_dicom(path: Path) -> bool:
@@ -181,21 +176,12 @@ def _text(dataset: Any, name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f]+", " ", text).strip()
 
 
-def _items(dataset: Any, sequence: str, path: Path, called: str | None) -> tuple[Header, ...]:
-    parts = SEQUENCES[sequence]
-
-    def inner(item: Any, name: str) -> tuple[Header, ...]:
-        return tuple(
-            Header(path, called, {of: _text(one, of) for of in parts[name] if of in one})
-            for one in item[name].value or ()
-        )
-
-    return tuple(
-        Header(
-            path,
-            called,
-            {name: _text(item, name) for name in parts.get("", ()) if name in item},
-            {name: inner(item, name) for name in parts if name and name in item},
-        )
-        for item in dataset[sequence].value or ()
-    )
+def _header(dataset: Any, path: Path, called: str | None, fields: Fields) -> Header:
+    """The fields of a data set, or of an item of a sequence, that it has."""
+    texts = {name: _text(dataset, name) for name in fields.get("", ()) if name in dataset}
+    items = {
+        name: tuple(_header(item, path, called, inner) for item in dataset[name].value or ())
+        for name, inner in fields.items()
+        if name and name in dataset
+    }
+    return Header(path, called, texts, items)

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from medcl3d.core.errors import DataError
-from medcl3d.datasets.dicom.order import in_order
+from medcl3d.datasets.dicom.order import sorted_slices
 from medcl3d.datasets.dicom.slices import MARKS, Slice
 
 # Blocks of slices closer than this many gaps may be one volume with missing slices.
@@ -43,10 +43,12 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
     """
     whole, refusal = None, None
     try:
-        whole = in_order(slices)
+        whole = sorted_slices(slices)
     except DataError as error:
         refusal = error
-    varying = [at for at in range(len(MARKS)) if len(_texts(slices, at, without_empty=whole is not None)) > 1]
+    # Files of a regular grid without a mark do not split it.
+    ignored = set() if whole is None else {""}
+    varying = [at for at in range(len(MARKS)) if len({one.marks[at] for one in slices} - ignored) > 1]
     for count in range(1, len(varying) + 1):
         for chosen in combinations(varying, count):
             parts = _parts(slices, chosen, min_slices, may_leave_out=whole is None)
@@ -57,11 +59,6 @@ def volumes_of(slices: Sequence[Slice], min_slices: int) -> tuple[list[Part], st
     names = ", ".join(MARKS[at] for at in varying)
     hint = f" (its slices differ in {names}, which does not split them into whole volumes)" if names else ""
     raise DataError(f"{refusal}{hint}")
-
-
-def _texts(slices: Sequence[Slice], at: int, *, without_empty: bool) -> set[str]:
-    """The texts of a mark. Files of a regular grid without the mark do not split it."""
-    return {one.marks[at] for one in slices} - ({""} if without_empty else set())
 
 
 def _line(parts: Sequence[Part], chosen: Sequence[int], slices: Sequence[Slice]) -> str:
@@ -85,15 +82,14 @@ def _parts(
     for one in slices:
         groups.setdefault(tuple(one.marks[at] for at in chosen), []).append(one)
     num_small = sum(len(group) for group in groups.values() if len(group) < min_slices)
-    if num_small > (MOST_LEFT_OUT * len(slices) if may_leave_out else 0) or _continue_each_other(
-        list(groups.values())
-    ):
+    num_allowed = MOST_LEFT_OUT * len(slices) if may_leave_out else 0
+    if num_small > num_allowed or _continue_each_other(list(groups.values())):
         return []
     parts = []
     for texts in sorted(groups, key=lambda texts: [_as_number(text) for text in texts]):
         if len(groups[texts]) >= min_slices:
             try:
-                ordered, warnings = in_order(groups[texts])
+                ordered, warnings = sorted_slices(groups[texts])
             except DataError:
                 return []
             marks = tuple((MARKS[at], _plain(text)) for at, text in zip(chosen, texts, strict=True))
@@ -116,9 +112,8 @@ def _continue_each_other(groups: Sequence[Sequence[Slice]]) -> bool:
         normal = np.cross(*group[0].orientation)
         depths = np.sort([one.position @ normal for one in group])
         gap = float(np.median(np.diff(depths))) if len(depths) > 1 else 0.0
-        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append(
-            (float(depths[0]), float(depths[-1]), gap)
-        )
+        block = float(depths[0]), float(depths[-1]), gap
+        blocks.setdefault(tuple(np.round(normal, 2) + 0.0), []).append(block)
     for parallel in blocks.values():
         usual = max(gap for _, _, gap in parallel)
         end = -np.inf

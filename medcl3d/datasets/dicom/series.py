@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from medcl3d.datasets.dicom.slices import Slice
 from medcl3d.datasets.dicom.suv import refuse_impossible, suv_factor
 from medcl3d.datasets.dicom.tilt import AIR, Tilt, refuse_tilted, tilt_of, upright
 from medcl3d.io.atomic import open_atomic
+from medcl3d.io.nifti import nifti_bytes
 
 PetUnits = Literal["suv", "raw"]
 PIXELS = (
@@ -60,15 +60,6 @@ class Series:
         return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class SeriesVolume:
-    """``[X, Y, Z]`` voxels (HU of CT, SUV of PET if requested), affine to RAS+ mm, and warnings."""
-
-    voxels: np.ndarray
-    affine: np.ndarray
-    warnings: tuple[str, ...]
-
-
 @contextmanager
 def refusing(called: str, redact: bool = False) -> Iterator[None]:
     """Convert any exception inside to a DataError that names the series, so that the other series are read.
@@ -92,47 +83,44 @@ def refusing(called: str, redact: bool = False) -> Iterator[None]:
 def write_series(series: Series, path: Path) -> tuple[str, ...]:
     """Write a series as NIfTI, in mm; returns its warnings. DataError names the series."""
     with refusing(series.called, series.is_redacted):
-        volume = read_series(series)
-    image = nibabel.Nifti1Image(volume.voxels, volume.affine)
+        voxels, affine, warnings = _read(series)
+    image = nibabel.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     with open_atomic(path) as out:
-        out.write(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-    return volume.warnings
+        out.write(nifti_bytes(image))
+    return tuple(warnings)
 
 
-def read_series(series: Series) -> SeriesVolume:
-    """The volume of a series. DataError: a tilt, an unknown codec, a PET without the fields for an SUV."""
+def _read(series: Series) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Voxels ``[X, Y, Z]`` (HU of CT, SUV of PET if requested), affine to RAS+ mm, and warnings.
+
+    DataError: a tilt, an unknown codec, a PET without the fields for an SUV.
+    """
     slices, warnings = series.slices, list(series.warnings)
     modality = slices[0].header.modality
     refuse_tilted(slices, resampled=series.tilt == "resample")
-    factor = 1.0
-    if modality == "PT" and series.pet == "suv":
+    is_suv, factor = modality == "PT" and series.pet == "suv", 1.0
+    if is_suv:
         factor = suv_factor([one.header for one in slices])
     elif modality == "PT":
         warnings.append("PET in its stored units, because of pet=raw")
     if modality == "CT" and any(one.units == "US" for one in slices):
         warnings.append("RescaleType is US (units are unspecified); HU are assumed, as for any CT")
-    voxels = _stack(slices, factor)
-    if modality == "PT" and series.pet == "suv":
-        refuse_impossible(float(voxels.max()))
-    affine = affine_of(slices)
-    if angle := tilt_of(slices):
-        voxels, affine = upright(voxels, slices)
-        warnings.append(
-            f"the gantry was tilted by {angle:.1f} degrees: resampled upright, {AIR:g} HU outside"
-        )
-    if voxels.min() >= -32768 and voxels.max() <= 32767 and np.array_equal(np.round(voxels), voxels):
-        voxels = voxels.astype(np.int16)
-    return SeriesVolume(voxels, affine, tuple(warnings))
-
-
-def _stack(slices: tuple[Slice, ...], factor: float) -> np.ndarray:
-    """``Float32[X, Y, Z]``, slice by slice, so that only about one copy of a scan is in memory."""
+    # Slice by slice, so that only about one copy of a scan is in memory.
     voxels = np.empty((*slices[0].shape, len(slices)), dtype=np.float32, order="F")
     frames: dict[Path, np.ndarray] = {}
     for number, one in enumerate(slices):
         voxels[..., number] = _values(one, frames).T * factor
-    return voxels
+    if is_suv:
+        refuse_impossible(float(voxels.max()))
+    affine = affine_of(slices)
+    if angle := tilt_of(slices):
+        voxels, affine = upright(voxels, slices)
+        tilted = f"the gantry was tilted by {angle:.1f} degrees"
+        warnings.append(f"{tilted}: resampled upright, {AIR:g} HU outside")
+    if voxels.min() >= -32768 and voxels.max() <= 32767 and np.array_equal(np.round(voxels), voxels):
+        voxels = voxels.astype(np.int16)
+    return voxels, affine, warnings
 
 
 def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
@@ -148,17 +136,11 @@ def _values(one: Slice, frames: dict[Path, np.ndarray]) -> np.ndarray:
     try:
         values: np.ndarray = sitk.GetArrayFromImage(sitk.ReadImage(str(one.header.path), sitk.sitkFloat64))
     except RuntimeError as error:
-        raise DataError(
-            one.name,
-            f"the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file",
-            "fetch it again",
-        ) from None
+        problem = f"the voxels cannot be decoded{_why(one, error)}: an unknown codec, or a truncated file"
+        raise DataError(one.name, problem, "fetch it again") from None
     if values.size != one.shape[0] * one.shape[1]:
-        raise DataError(
-            one.name,
-            f"{values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header",
-            "fetch it again",
-        )
+        problem = f"{values.size} voxels, but {one.shape[0]}x{one.shape[1]} by the header"
+        raise DataError(one.name, problem, "fetch it again")
     return values.reshape(one.shape[1], one.shape[0])
 
 
@@ -168,11 +150,8 @@ def _stored_frames(one: Slice) -> np.ndarray:
     try:
         stored: np.ndarray = dcmread(one.header.path, force=True, specific_tags=list(PIXELS)).pixel_array
     except Exception as error:
-        raise DataError(
-            one.name,
-            f"the frames cannot be decoded{_why(one, error)}",
-            "pip install python-gdcm, or convert it to one uncompressed file per slice",
-        ) from None
+        remedy = "pip install python-gdcm, or convert it to one uncompressed file per slice"
+        raise DataError(one.name, f"the frames cannot be decoded{_why(one, error)}", remedy) from None
     return stored if stored.ndim == 3 else stored[None]
 
 

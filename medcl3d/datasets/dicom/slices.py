@@ -20,7 +20,9 @@ FRAME_MARKS = {
     "AcquisitionNumber": (("FrameContentSequence", "FrameAcquisitionNumber"),),
     "ImageType": tuple((f"{kind}FrameTypeSequence", "FrameType") for kind in ("MRImage", "CTImage", "PET")),
 }
+RESCALE = ("RescaleSlope", "RescaleIntercept")
 HU = ("HU", "US", "")  # US: unspecified
+FETCH = "fetch the file again"
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,8 @@ class Slice:
     @property
     def uid(self) -> str:
         """UID of the instance, and number of the frame; the path if the file has no UID."""
-        uid = (
-            self.header.text("SOPInstanceUID")
-            or self.header.text("MediaStorageSOPInstanceUID")
-            or str(self.header.path)
-        )
+        texts = (self.header.text(f"{kind}InstanceUID") for kind in ("SOP", "MediaStorageSOP"))
+        uid = next(filter(None, texts), str(self.header.path))
         return uid if self.frame is None else f"{uid}/{self.frame}"
 
 
@@ -67,112 +66,62 @@ def slices_of(header: Header) -> list[Slice]:
     """The slices of a file. DataError for missing geometry, colours, or invalid units."""
     kind = header.text("PhotometricInterpretation") or "MONOCHROME2"
     if header.number("SamplesPerPixel", 1) != 1 or kind != "MONOCHROME2":
-        what = header.shown("PhotometricInterpretation")
-        raise DataError(
-            header.name, f"{what}, not grey values that grow with intensity", "convert it to MONOCHROME2"
-        )
+        problem = f"{header.shown('PhotometricInterpretation')}, not grey values that grow with intensity"
+        raise DataError(header.name, problem, "convert it to MONOCHROME2")
     shape = int(header.number("Columns")), int(header.number("Rows"))
     if min(shape) < 1:
-        raise DataError(
-            header.name, f"{shape[0]} columns and {shape[1]} rows are not an image", "fetch the file again"
-        )
+        raise DataError(header.name, f"{shape[0]} columns and {shape[1]} rows are not an image", FETCH)
     num_frames = int(header.number("NumberOfFrames", 1))
     frames = header.items.get("PerFrameFunctionalGroupsSequence")
     if frames is None:
         if num_frames > 1:
-            raise DataError(
-                header.name, "has several frames without positions", "convert it to one file per slice"
-            )
-        return [
-            _slice(
-                header,
-                None,
-                header,
-                header,
-                header,
-                header,
-                shape,
-                tuple(header.text(mark) for mark in MARKS),
-            )
-        ]
+            remedy = "convert it to one file per slice"
+            raise DataError(header.name, "has several frames without positions", remedy)
+        return [_slice(header, None, shape, lambda _: header)]
     if len(frames) != num_frames:
-        raise DataError(
-            header.name,
-            f"NumberOfFrames is {num_frames}, but {len(frames)} have a position",
-            "fetch the file again",
-        )
+        problem = f"NumberOfFrames is {num_frames}, but {len(frames)} have a position"
+        raise DataError(header.name, problem, FETCH)
     shared = header.first("SharedFunctionalGroupsSequence")
-    found = []
-    for number, frame in enumerate(frames):
 
-        def part(name: str, frame: Header = frame) -> Header:
-            return frame.first(name) if frame.items.get(name) else shared.first(name)
+    def of_frame(frame: Header) -> Callable[[str], Header]:
+        return lambda name: frame.first(name) if frame.items.get(name) else shared.first(name)
 
-        geometry = (
-            part("PlanePositionSequence"),
-            part("PlaneOrientationSequence"),
-            part("PixelMeasuresSequence"),
-        )
-        values = part("PixelValueTransformationSequence")
-        found.append(
-            _slice(
-                header, number, *geometry, values, shape, tuple(_mark(name, part, header) for name in MARKS)
-            )
-        )
-    return found
+    return [_slice(header, number, shape, of_frame(frame)) for number, frame in enumerate(frames)]
 
 
-def _mark(name: str, part: Callable[[str], Header], header: Header) -> str:
-    """The frame's field if it has one, else the file's."""
-    texts = (part(sequence).text(of) for sequence, of in FRAME_MARKS.get(name, ()))
-    return next(filter(None, texts), header.text(name))
-
-
-def _slice(
-    header: Header,
-    frame: int | None,
-    place: Header,
-    plane: Header,
-    pixels: Header,
-    values: Header,
-    shape: tuple[int, int],
-    marks: tuple[str, ...],
-) -> Slice:
-    position = place.numbers("ImagePositionPatient", 3)
-    orientation = plane.numbers("ImageOrientationPatient", 6).reshape(2, 3)
+def _slice(header: Header, frame: int | None, shape: tuple[int, int], part: Callable[[str], Header]) -> Slice:
+    """A slice of a file. part: sequence -> its item for this slice; the header itself without frames."""
+    position = part("PlanePositionSequence").numbers("ImagePositionPatient", 3)
+    orientation = part("PlaneOrientationSequence").numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    pixels = part("PixelMeasuresSequence")
     rows, columns = pixels.numbers("PixelSpacing", 2).tolist()
     if not (rows > 0 and columns > 0):
-        raise DataError(
-            header.name, f"{pixels.shown('PixelSpacing')}, which is impossible", "fetch the file again"
-        )
+        raise DataError(header.name, f"{pixels.shown('PixelSpacing')}, which is impossible", FETCH)
     lengths = np.linalg.norm(orientation, axis=1)
     if not np.allclose(lengths, 1, atol=1e-3) or abs(orientation[0] @ orientation[1]) > 1e-3:
-        raise DataError(
-            header.name,
-            f"ImageOrientationPatient {orientation.ravel().tolist()} is not a pair of orthogonal directions",
-        )
-    rescale, units = _rescale(header, values)
+        directions = f"ImageOrientationPatient {orientation.ravel().tolist()}"
+        raise DataError(header.name, f"{directions} is not a pair of orthogonal directions")
+    rescale, units = _rescale(header, part("PixelValueTransformationSequence"))
+    marks = tuple(_mark(name, header, frame, part) for name in MARKS)
     return Slice(header, frame, position, orientation, (columns, rows), shape, rescale, units, marks)
+
+
+def _mark(name: str, header: Header, frame: int | None, part: Callable[[str], Header]) -> str:
+    """The frame's field if it has one, else the file's."""
+    fields = () if frame is None else FRAME_MARKS.get(name, ())
+    return next(filter(None, (part(sequence).text(of) for sequence, of in fields)), header.text(name))
 
 
 def _rescale(header: Header, values: Header) -> tuple[tuple[float | None, float | None], str]:
     """Slope, intercept and unit. DataError if the slope is 0, or for CT that is not in HU."""
     is_ct, units = header.modality == "CT", values.text("RescaleType").upper()
-    if is_ct and not (values.text("RescaleSlope") and values.text("RescaleIntercept")):
-        raise DataError(
-            header.name,
-            "a CT without RescaleSlope and RescaleIntercept, so its values are not HU",
-            "fetch the originals",
-        )
+    if is_ct and not all(map(values.text, RESCALE)):
+        problem = "a CT without RescaleSlope and RescaleIntercept, so its values are not HU"
+        raise DataError(header.name, problem, "fetch the originals")
     if is_ct and units not in HU:
-        raise DataError(
-            header.name,
-            f"a CT whose {values.shown('RescaleType')}, so its values are not HU",
-            "remove the series from the folder",
-        )
-    slope, intercept = (
-        values.number(name) if values.text(name) else None for name in ("RescaleSlope", "RescaleIntercept")
-    )
+        problem = f"a CT whose {values.shown('RescaleType')}, so its values are not HU"
+        raise DataError(header.name, problem, "remove the series from the folder")
+    slope, intercept = (values.number(name) if values.text(name) else None for name in RESCALE)
     if slope == 0:
         raise DataError(header.name, "RescaleSlope is 0, so all values are equal", "fetch the originals")
     return (slope, intercept), units

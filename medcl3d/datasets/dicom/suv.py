@@ -36,14 +36,8 @@ NUCLIDES: dict[str, tuple[float, tuple[str, ...]]] = {
 HALF_LIFE_TOLERANCE = 0.03  # headers are rounded, and some use older tables
 MOST_HALF_LIVES = 10  # between injection and scan: then about a thousandth is left
 CONSTANT = (
-    "Units",
-    "SUVType",
-    "CorrectedImage",
-    "DecayCorrection",
-    "PatientWeight",
-    "SeriesDate",
-    "SeriesTime",
-)
+    "Units", "SUVType", "CorrectedImage", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime",
+)  # fmt: skip
 
 
 def suv_factor(headers: Sequence[Header]) -> float:
@@ -64,62 +58,50 @@ def suv_factor(headers: Sequence[Header]) -> float:
     lacking = [name for name in ("ATTN", "DECY") if name not in header.words("CorrectedImage")]
     if lacking:
         raise _refused(f"CorrectedImage lacks {' and '.join(lacking)}")
-    if (
-        len({repr(sorted(one.first(DOSE).texts.items())) for one in headers}) > 1
-        or len(header.items.get(DOSE, ())) > 1
-    ):
+    doses = {repr(sorted(one.first(DOSE).texts.items())) for one in headers}
+    if len(doses) > 1 or len(header.items.get(DOSE, ())) > 1:
         raise _refused("the series has several injections")
     weight, injection = header.number("PatientWeight", 0.0), header.first(DOSE)
     if not LOWEST_WEIGHT <= weight <= HIGHEST_WEIGHT:
         raise _refused(f"PatientWeight is {weight:g} kg")
     dose, half_life = injection.number("RadionuclideTotalDose", 0.0), _half_life(injection)
     if not LOWEST_DOSE <= dose <= HIGHEST_DOSE:
-        raise _refused(
-            f"RadionuclideTotalDose is {dose:g} Bq, outside {LOWEST_DOSE:g} to {HIGHEST_DOSE:g}, perhaps in "
-            "MBq or mCi"
-        )
+        outside = f"outside {LOWEST_DOSE:g} to {HIGHEST_DOSE:g}, perhaps in MBq or mCi"
+        raise _refused(f"RadionuclideTotalDose is {dose:g} Bq, {outside}")
     if header.text("DecayCorrection") == "ADMIN":
         return weight * 1000 / dose
     if header.text("DecayCorrection") != "START":
         raise _refused(f"{header.shown('DecayCorrection')}, START or ADMIN is needed")
     elapsed = _elapsed_s(headers, injection, half_life)
     if not 0 < elapsed < MOST_HALF_LIVES * half_life:
-        raise _refused(
-            f"the scan starts {elapsed:.0f} s after the injection, the half-life is {half_life:g} s"
-        )
+        late = f"{elapsed:.0f} s after the injection"
+        raise _refused(f"the scan starts {late}, the half-life is {half_life:g} s")
     return weight * 1000 / (dose * 2 ** (-elapsed / half_life))
 
 
 def refuse_impossible(maximum: float) -> None:
     """DataError if the SUV of the brightest voxel is implausible."""
     if not LOWEST_MAXIMUM <= maximum <= HIGHEST_MAXIMUM:
-        raise _refused(
-            f"its maximum would be {maximum:.3g}, outside {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g}"
-        )
+        outside = f"outside {LOWEST_MAXIMUM:g} to {HIGHEST_MAXIMUM:g}"
+        raise _refused(f"its maximum would be {maximum:.3g}, {outside}")
 
 
 def _refused(what: str) -> DataError:
-    return DataError(
-        problem=f"the SUV cannot be computed: {what}",
-        remedy="correct the headers, or read the stored values with pet=raw",
-    )
+    remedy = "correct the headers, or read the stored values with pet=raw"
+    return DataError("", f"the SUV cannot be computed: {what}", remedy)
 
 
 def _half_life(injection: Header) -> float:
     """Half-life in s, validated against the known nuclides and the named one."""
     half_life = injection.number("RadionuclideHalfLife", 0.0)
-    near = {
-        name for name, (known, _) in NUCLIDES.items() if abs(half_life / known - 1) <= HALF_LIFE_TOLERANCE
-    }
+    given, known = f"RadionuclideHalfLife is {half_life:g} s", NUCLIDES.items()
+    near = {name for name, (seconds, _) in known if abs(half_life / seconds - 1) <= HALF_LIFE_TOLERANCE}
     if not near:
-        raise _refused(
-            f"RadionuclideHalfLife is {half_life:g} s, which matches no PET nuclide (F-18: "
-            f"{NUCLIDES['F-18'][0]:g} s)"
-        )
+        raise _refused(f"{given}, which matches no PET nuclide (F-18: {NUCLIDES['F-18'][0]:g} s)")
     code = injection.first("RadionuclideCodeSequence").text("CodeValue")
-    named = {name for name, (_, codes) in NUCLIDES.items() if code in codes}
+    named = {name for name, (_, codes) in known if code in codes}
     if named - near:
-        raise _refused(f"RadionuclideHalfLife is {half_life:g} s, the nuclide is {named.pop()}")
+        raise _refused(f"{given}, the nuclide is {named.pop()}")
     return half_life
 
 
@@ -127,10 +109,8 @@ def _elapsed_s(headers: Sequence[Header], injection: Header, half_life: float) -
     """Seconds from the injection to the start of the series, to which the values are decay-corrected."""
     header, given = headers[0], injection.text("RadiopharmaceuticalStartDateTime")
     if not given and MOST_HALF_LIVES * half_life > 24 * 3600:
-        raise _refused(
-            "RadiopharmaceuticalStartDateTime is missing, and with this half-life the injection may be on "
-            "another day"
-        )
+        reason = "with this half-life the injection may be on another day"
+        raise _refused(f"RadiopharmaceuticalStartDateTime is missing, and {reason}")
     try:
         start = read_time(header.text("SeriesDate"), header.text("SeriesTime"))
         acquired = min(read_time(one.text("AcquisitionDate"), one.text("AcquisitionTime")) for one in headers)
@@ -142,9 +122,8 @@ def _elapsed_s(headers: Sequence[Header], injection: Header, half_life: float) -
     except ValueError:
         raise _refused("the times of injection, series or acquisition are missing or wrong") from None
     if (start - acquired).total_seconds() > 1:  # one of the two may lack fractions of a second
-        raise _refused(
-            "SeriesTime is later than the first AcquisitionTime, so the time of decay correction is unknown"
-        )
+        reason = "so the time of decay correction is unknown"
+        raise _refused(f"SeriesTime is later than the first AcquisitionTime, {reason}")
     return (start - injected).total_seconds()
 
 
@@ -154,12 +133,5 @@ def read_time(date: str, time: str) -> datetime:
     if not parts or not re.fullmatch(r"\d{8}", date):
         raise ValueError(f"{date} {time}")
     hour, minute, second = (int(part or 0) for part in parts.groups()[:3])
-    return datetime(
-        int(date[:4]),
-        int(date[4:6]),
-        int(date[6:]),
-        hour,
-        minute,
-        second,
-        int((parts[4] or "").ljust(6, "0")),
-    )
+    microsecond, day = int((parts[4] or "").ljust(6, "0")), datetime.strptime(date, "%Y%m%d")
+    return day.replace(hour=hour, minute=minute, second=second, microsecond=microsecond)

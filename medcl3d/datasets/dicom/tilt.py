@@ -30,15 +30,11 @@ def refuse_tilted(slices: Sequence[Slice], *, resampled: bool) -> None:
     """DataError if tilted slices are not resampled, or if the modality is not CT."""
     angle = tilt_of(slices)
     if angle and slices[0].header.modality != "CT":
-        raise DataError(
-            f"each slice is shifted sideways from the one before ({angle:.1f} degrees), and only a CT has a "
-            "gantry tilt"
-        )
+        shift = f"each slice is shifted sideways from the one before ({angle:.1f} degrees)"
+        raise DataError(f"{shift}, and only a CT has a gantry tilt")
     if angle and not resampled:
-        raise DataError(
-            problem=f"the gantry is tilted ({angle:.1f} degrees)",
-            remedy="set tilt=resample, or resample the series upright",
-        )
+        remedy = "set tilt=resample, or resample the series upright"
+        raise DataError("", f"the gantry is tilted ({angle:.1f} degrees)", remedy)
 
 
 def upright(voxels: np.ndarray, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:

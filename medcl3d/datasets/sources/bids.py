@@ -32,13 +32,9 @@ BESIDE = ("code", "derivatives", "phenotype", "stimuli")
 STRAY = "NIfTI files do not follow the BIDS names and folders and are skipped"
 PARTS = ("phase", "real", "imag")  # of a complex image
 SIDECAR = (
-    "Manufacturer",
-    "ManufacturersModelName",
-    "MagneticFieldStrength",
-    "RepetitionTime",
-    "EchoTime",
+    "Manufacturer", "ManufacturersModelName", "MagneticFieldStrength", "RepetitionTime", "EchoTime",
     "FlipAngle",
-)
+)  # fmt: skip
 
 
 @SOURCES.register("bids")
@@ -75,9 +71,8 @@ def bids(
     """
     subjects = sorted(path for path in root.glob("sub-*") if path.is_dir())
     if not subjects:
-        raise DataError(
-            root, "no folder sub-*", "a BIDS root holds dataset_description.json, participants.tsv and sub-*/"
-        )
+        remedy = "a BIDS root holds dataset_description.json, participants.tsv and sub-*/"
+        raise DataError(root, "no folder sub-*", remedy)
     people, notes = participants(root, {path.name for path in subjects})
     sidecars, skips = Sidecars(sidecar), _Skipped()
     top = [(BidsName.of(path.name), path) for path in sorted(root.glob("*.json"))] if sidecar else []
@@ -150,12 +145,10 @@ class _Subject:
             depth = len(inner.split("/")) - inner.startswith("ses-")
             for name in names:
                 file = f"{inner}/{name}" if inner else name
-                if name.endswith(VOLUMES):
-                    is_image = depth < 2 and name.startswith("sub-")
-                    if is_image:
-                        found.images.append(file)
-                    else:
-                        skips.odd.add(STRAY, f"{folder.name}/{file}")
+                if name.endswith(VOLUMES) and depth < 2 and name.startswith("sub-"):
+                    found.images.append(file)
+                elif name.endswith(VOLUMES):
+                    skips.odd.add(STRAY, f"{folder.name}/{file}")
                 elif name.endswith(".json"):
                     found.sidecars.setdefault(inner, []).append((BidsName.of(name), folder / file))
                 elif name.endswith(("_sessions.tsv", "_scans.tsv")):

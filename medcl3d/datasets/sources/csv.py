@@ -16,7 +16,7 @@ from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_json, read_label_names
 from medcl3d.io.table_file import read_rows
 
-USUAL = ("manifest.csv", "manifest.tsv", "manifest.json")
+MANIFESTS = ("manifest.csv", "manifest.tsv", "manifest.json")
 ROWS = 'a list of objects is needed, one per scan, as [{"path": "a.nii.gz", "patient": "001"}]'
 
 
@@ -39,14 +39,13 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     Raises DataError, with the line, for an unreadable or ambiguous table.
     """
     path = _table(root, manifest)
-    table, places = _objects(path) if path.suffix.lower() == ".json" else _lines(path)
-    table, notes = normalise_columns(table, f"{path}:1" if path.suffix.lower() != ".json" else str(path))
+    is_json = path.suffix.lower() == ".json"
+    table, places = _objects(path) if is_json else _lines(path)
+    table, notes = normalise_columns(table, str(path) if is_json else f"{path}:1")
     names = read_label_names(path.parent / "labels.json")
     made = Manifest.of(table, path.parent, names, outside=allow_outside, places=places, notes=notes)
-    return made.with_skipped(
-        _siblings(made),
-        why=lambda _: f"NIfTI files beside the listed ones are not in {path.name} and are skipped",
-    )
+    why = f"NIfTI files beside the listed ones are not in {path.name} and are skipped"
+    return made.with_skipped(_siblings(made), why=lambda _: why)
 
 
 def _siblings(manifest: Manifest) -> list[Path]:
@@ -56,11 +55,8 @@ def _siblings(manifest: Manifest) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         with suppress(OSError):  # absent or unreadable: its files are then reported as missing
-            found += [
-                folder / name
-                for name in sorted(os.listdir(manifest.root / folder))
-                if not name.startswith(".")
-            ]
+            names = sorted(os.listdir(manifest.root / folder))
+            found += [folder / name for name in names if not name.startswith(".")]
     return found
 
 
@@ -70,13 +66,12 @@ def _table(root: Path, manifest: str | None) -> Path:
         return root / manifest
     if not root.is_dir():
         return root
-    there = [name for name in USUAL if os.path.lexists(root / name)]
+    there = [name for name in MANIFESTS if os.path.lexists(root / name)]
     if len(there) > 1:
         raise DataError(root, f"{' and '.join(there)} both exist", "choose one with manifest=NAME")
     if not there:
-        raise DataError(
-            root, f"none of {', '.join(USUAL)} exists", "give the table itself as ROOT, or manifest=NAME"
-        )
+        remedy = "give the table itself as ROOT, or manifest=NAME"
+        raise DataError(root, f"none of {', '.join(MANIFESTS)} exists", remedy)
     return root / there[0]
 
 
@@ -97,12 +92,10 @@ def _objects(path: Path) -> tuple[pd.DataFrame, list[str]]:
     for number, row in enumerate(content, start=1):
         for name, value in row.items():
             if isinstance(value, (dict, list)):
-                raise DataError(
-                    path, f"{name} of object {number} is a {type(value).__name__}", "write text or a number"
-                )
-    table = pd.DataFrame(
-        [{name: _text(value) for name, value in row.items()} for row in content], dtype=object
-    ).fillna("")
+                problem = f"{name} of object {number} is a {type(value).__name__}"
+                raise DataError(path, problem, "write text or a number")
+    rows = [{name: _text(value) for name, value in row.items()} for row in content]
+    table = pd.DataFrame(rows, dtype=object).fillna("")
     return table, [f"{path}: object {number}" for number in range(1, len(content) + 1)]
 
 

@@ -62,10 +62,8 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     if len(set(places)) < len(places):  # items of several images
         notes += [] if any("patient" in row for row in rows) else [NO_PATIENTS]
         first = dict(zip(reversed(places), reversed(scans), strict=True))
-        rows = [
-            {"patient": first[place], "frame": first[place], **row}
-            for row, place in zip(rows, places, strict=True)
-        ]
+        firsts = [first[place] for place in places]
+        rows = [{"patient": of, "frame": of, **row} for row, of in zip(rows, firsts, strict=True)]
     table = pd.DataFrame([{"scan": scan, **row} for scan, row in zip(scans, rows, strict=True)]).fillna("")
     if set(table["split"]) == {"train"}:
         del table["split"]
@@ -73,13 +71,12 @@ def decathlon(root: Path, *, allow_outside: bool = False) -> Manifest:
     unreadable: list[OSError] = []
     files = files_under(root, unreadable.append)
     manifest = Manifest.of(table, root, names, outside=allow_outside, places=places, notes=notes)
-    return manifest.with_skipped(
-        files, unreadable, lambda file: f"{_kind(file)} are not listed in {path.name} and are skipped"
-    )
 
+    def why(file: str) -> str:
+        kind = "label maps" if file.startswith("labels") else "images"
+        return f"{kind} are not listed in {path.name} and are skipped"
 
-def _kind(file: str) -> str:
-    return "label maps" if file.startswith("labels") else "images"
+    return manifest.with_skipped(files, unreadable, why)
 
 
 def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[Row], list[str]]:
@@ -88,29 +85,21 @@ def _rows(path: Path, content: dict[str, Any], skipped: Counted) -> tuple[list[R
     places: list[str] = []
     modality = content.get("modality")
     for part, side in SIDES.items():
-        for number, item in enumerate(
-            _list(path, content, part) if part == "training" or content.get(part) else []
-        ):
-            images, about = _item(
-                path, f"{part}[{number}]", {"image": item} if isinstance(item, str) else item, skipped
-            )
+        items = content.get(part)
+        if not isinstance(items, list) and (items or part == "training"):
+            raise DataError(path, f"not the Decathlon's layout: {part} is not a list", NEEDED)
+        for number, item in enumerate(items or []):
+            images, about = _item(path, f"{part}[{number}]", item, skipped)
+            split = side if about["label"] or "class" in about else "train"
             for image, name in zip(images, _modalities(modality, len(images)), strict=True):
-                rows.append(
-                    {
-                        "path": image,
-                        "modality": name,
-                        "split": side if about["label"] or "class" in about else "train",
-                        **about,
-                    }
-                )
+                rows.append({"path": image, "modality": name, "split": split, **about})
                 places.append(f"{path}: {part}[{number}]")
     for part, items in content.items():
         for item in items if isinstance(items, list) and part not in SIDES else ():
             named = str(item.get("image")) if isinstance(item, dict) else str(item)
             if isinstance(item, dict) or named.endswith(VOLUMES):
                 remedy = "move them to training, validation or test"
-                reason = f"items of the list {part} in {path.name} are skipped; {remedy}"
-                skipped.add(reason, named)
+                skipped.add(f"items of the list {part} in {path.name} are skipped; {remedy}", named)
     return rows, places
 
 
@@ -123,22 +112,14 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _list(path: Path, content: dict[str, Any], name: str) -> list[Any]:
-    if not isinstance(content.get(name), list):
-        raise DataError(path, f"not the Decathlon's layout: {name} is not a list", NEEDED)
-    return list(content[name])
-
-
 def _item(path: Path, place: str, item: Any, skipped: Counted) -> tuple[list[str], Row]:
     """Paths of an item's images, and its other columns; label is "" if absent. DataError."""
+    item = {"image": item} if isinstance(item, str) else item
     image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (None, None)
     images: list[Any] = image if isinstance(image, list) else [image]
     is_class = isinstance(label, (int, float)) and not isinstance(label, bool)
-    if (
-        not images
-        or not all(isinstance(one, str) and one for one in images)
-        or not (label is None or is_class or isinstance(label, str))
-    ):
+    are_paths = bool(images) and all(isinstance(one, str) and one for one in images)
+    if not are_paths or not (label is None or is_class or isinstance(label, str)):
         raise DataError(path, f"not the Decathlon's layout: {place} has no image and label paths", NEEDED)
     about = {"label": str(Path(label)) if isinstance(label, str) and label else ""}
     if is_class:
@@ -160,14 +141,6 @@ def _modalities(given: Any, count: int) -> list[str]:
 
     ``{"0": "FLAIR", "1": "T1w"}`` names one per image; ``FLAIR+T1w`` if one file has all channels.
     """
-    names = (
-        given.values()
-        if isinstance(given, dict)
-        else given
-        if isinstance(given, list)
-        else [given]
-        if given
-        else []
-    )
-    words = [str(name) for name in names]
+    names = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
+    words = [str(name) for name in names if given]
     return words if len(words) == count else ["+".join(words) or "unknown"] * count

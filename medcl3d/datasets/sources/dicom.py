@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from medcl3d.io.progress import track
 SCHEMA = 2
 LONGEST = 90  # bytes of the patient's id in a file name
 Mixed = Literal["split", "error"]
+Row = dict[str, str]  # of the manifest
 
 
 @SOURCES.register("dicom")
@@ -75,74 +76,46 @@ def dicom(
     A series that is not a regular grid (a slice missing or duplicated, planes that vary) or has wrong headers
     is refused, and the others are read. Raises DataError if there is no series at all.
     """
-    hash_id = id_hasher(raw) if hash_ids else _unchanged
+    hash_id: Callable[[str], str] = id_hasher(raw) if hash_ids else str
     found, skipped, notes = find_series(root, redact=hash_ids)
     series = [one for one in found if is_selected(one, modalities, min_slices, skipped)]
     if not series:
         raise DataError(root, "no DICOM series", "; ".join(skipped.notes()) or "the folder is empty")
-    owners = (
-        [one.folder for one in series]
-        if patients == "folder"
-        else _patients_of(series, skipped, notes, hash_id)
-    )
+    of_headers = patients == "header"
+    owners = _patients_of(series, skipped, notes, hash_id) if of_headers else [one.folder for one in series]
     if hash_ids and (same := alike(set(owners))):  # hashes no longer show it
-        notes.append(
-            f"{len(same)} groups of patient ids differ only in spelling and may be one person; use one "
-            "spelling per id"
-        )
-    volumes = _Volumes(pet, tilt, mixed, min_slices, hash_id, hash_ids, skipped, notes)
+        count = f"{len(same)} groups of patient ids"
+        notes.append(f"{count} differ only in spelling and may be one person; use one spelling per id")
+    rows, scans, faults = list[Row](), dict[str, Series](), dict[str, str]()
+    differing: list[tuple[str, list[str]]] = []
     for row, one in zip(_rows(series, owners, hash_id, hash_ids), series, strict=True):
-        volumes.add(row, one)
-    scans, faults, differing = volumes.scans, volumes.faults, volumes.differing
-    made = Manifest.of(_table(volumes.rows), root if raw is None else raw)
-    if raw is not None:
-        for scan, warning in _write_all(
-            raw, dict(zip(made.table["scan"], made.table["path"], strict=True)), scans, faults
-        ):
-            notes.append(f"{scan}: {warning}")
-    unwritten = scans if raw is None else {}
-    summary = summarise_warnings(differing, len(differing), "series")
-    notes = [*made.notes, *skipped.notes(), *notes, *summary]
-    return replace(made, notes=tuple(notes), faults=faults, unwritten=unwritten)
-
-
-@dataclass
-class _Volumes:
-    """Volumes of all series: rows of the manifest, scan -> series or fault, and differing fields by name."""
-
-    pet: PetUnits
-    tilt: Tilt
-    mixed: Mixed
-    min_slices: int
-    hash_id: Callable[[str], str]
-    hash_ids: bool
-    skipped: Counted
-    notes: list[str]
-    rows: list[dict[str, str]] = field(default_factory=list)
-    scans: dict[str, Series] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
-    differing: list[tuple[str, list[str]]] = field(default_factory=list)
-
-    def add(self, row: dict[str, str], one: FoundSeries) -> None:
-        """Add the volumes of a series, or its fault. row: the manifest's row of the series."""
         try:
-            with refusing(one.called, self.hash_ids):
-                parts = _parts(one, self.min_slices, self.mixed, self.skipped, self.notes)
+            with refusing(one.called, hash_ids):
+                parts = _parts(one, min_slices, mixed, skipped, notes)
         except DataError as error:
-            self.faults[self._scan(row, one.key)] = str(error)
-            return
-        for part, label in zip(parts, _labels(parts, self.hash_ids), strict=True):
-            key = f"{one.key}/{label}" if label else one.key
-            scan = self._scan({**row, **({"part": label} if label else {})}, key)
-            self.scans[scan] = Series(part.slices, one.called, part.warnings, self.pet, self.tilt)
+            rows.append(_with_id(row, hash_id(one.key)))
+            faults[rows[-1]["scan"]] = str(error)
+            continue
+        for part, label in zip(parts, _labels(parts, hash_ids), strict=True):
+            key, about = (f"{one.key}/{label}", {"part": label}) if label else (one.key, {})
+            rows.append(_with_id({**row, **about}, hash_id(key)))
+            scans[rows[-1]["scan"]] = Series(part.slices, one.called, part.warnings, pet, tilt)
             differ = differences(part.slices)
             name = (one.called or "one") + (f" ({label})" if label else "")
-            self.differing.append((name, [differ] if differ else []))
-
-    def _scan(self, row: dict[str, str], key: str) -> str:
-        """Add a row and return its scan id."""
-        self.rows.append(_with_id(row, self.hash_id(key)))
-        return self.rows[-1]["scan"]
+            differing.append((name, [differ] if differ else []))
+    table = pd.DataFrame(rows)
+    if "part" in table:
+        table["part"] = table["part"].fillna("whole")
+    made = Manifest.of(table, root if raw is None else raw)
+    paths = dict(zip(made.table["scan"], made.table["path"], strict=True))
+    for scan, volume in track(scans.items(), "reading series") if raw is not None else ():
+        try:
+            notes += [f"{scan}: {warning}" for warning in _write(made.root / paths[scan], volume)]
+        except DataError as error:
+            faults[scan] = str(error)
+    summary = summarise_warnings(differing, len(differing), "series")
+    notes = [*made.notes, *skipped.notes(), *notes, *summary]
+    return replace(made, notes=tuple(notes), faults=faults, unwritten=scans if raw is None else {})
 
 
 def _parts(
@@ -151,12 +124,13 @@ def _parts(
     """The volumes of a series. DataError if it has none."""
     if series.fault:
         raise DataError(series.fault)
-    slices = [one for header in series.headers for one in slices_of(header)]
-    of_volumes = [one for one in slices if "LOCALIZER" not in one.header.words("ImageType")]
-    for one in slices:
+    slices = []
+    for one in (one for header in series.headers for one in slices_of(header)):
         if "LOCALIZER" in one.header.words("ImageType"):
             skipped.add("localizers were skipped", one.name)
-    parts, note = volumes_of(of_volumes, min_slices)
+        else:
+            slices.append(one)
+    parts, note = volumes_of(slices, min_slices)
     if parts[0].marks and mixed == "error":
         raise DataError(problem=note, remedy="set mixed=split, or move each volume to its own series")
     if note:
@@ -171,10 +145,8 @@ def _labels(parts: Sequence[Part], hash_ids: bool) -> list[str]:
     if not parts[0].marks:
         return [""]
     if hash_ids:
-        return [
-            f"{number} of {len(parts)} by {' and '.join(name for name, _ in part.marks)}"
-            for number, part in enumerate(parts, start=1)
-        ]
+        by = " and ".join(name for name, _ in parts[0].marks)
+        return [f"{number} of {len(parts)} by {by}" for number in range(1, len(parts) + 1)]
     return [", ".join(f"{name} {text or 'none'}" for name, text in part.marks) for part in parts]
 
 
@@ -198,47 +170,39 @@ def _patients_of(
         folders.setdefault(patient, set()).add(one.folder)
         patients.append(patient)
     for name in sorted(shared - {""}):
-        notes.append(
-            f"PatientID {hash_id(name)} is shared by several people (birth date, sex or issuer differ); "
-            "distinguished by their folders"
-        )
+        why = "is shared by several people (birth date, sex or issuer differ)"
+        notes.append(f"PatientID {hash_id(name)} {why}; distinguished by their folders")
     for patient, places in folders.items():
         if len(places) > 1:
-            some = ", ".join(hash_id(place) for place in sorted(places)[:3])
-            notes.append(
-                f"patient {hash_id(patient)} is in {len(places)} folders ({some}) and counts as one; "
-                "set patients=folder if each folder is another patient"
-            )
+            some = f"in {len(places)} folders ({', '.join(map(hash_id, sorted(places)[:3]))})"
+            remedy = "set patients=folder if each folder is another patient"
+            notes.append(f"patient {hash_id(patient)} is {some} and counts as one; {remedy}")
     return patients
 
 
 def _patient_id(series: FoundSeries, skipped: Counted) -> str:
     """A series' PatientID; "" if it is empty or a placeholder. Both cases are counted."""
     name = series.text("PatientID")
-    if not name:
-        skipped.add("series have no PatientID; their first folder is the patient", series.called)
-    elif is_missing_id(name) or is_truncated_number(name):
-        skipped.add(
-            "series have a placeholder or truncated number as PatientID; their first folder is the patient",
-            series.called,
-        )
-        return ""
-    return name
+    if name and not is_missing_id(name) and not is_truncated_number(name):
+        return name
+    what = "a placeholder or truncated number as" if name else "no"
+    skipped.add(f"series have {what} PatientID; their first folder is the patient", series.called)
+    return ""
 
 
 def _rows(
     series: Sequence[FoundSeries], patients: Sequence[str], hash_id: Callable[[str], str], hash_ids: bool
-) -> list[dict[str, str]]:
+) -> list[Row]:
     """The manifest's row of each series."""
     dates: dict[tuple[str, str], set[str]] = {}
     for patient, one in zip(patients, series, strict=True):
-        dates.setdefault((patient, one.text("StudyInstanceUID")), set()).update(
-            {one.text("StudyDate")} - {""}
-        )
+        if date := one.text("StudyDate"):
+            dates.setdefault((patient, one.text("StudyInstanceUID")), set()).add(date)
 
     def study_of(patient: str, one: FoundSeries) -> tuple[str, str]:
+        """Date and UID; a series without a date takes that of its study."""
         uid = one.text("StudyInstanceUID")
-        known = dates[patient, uid] if uid else set()  # a series without a date takes that of its study
+        known = dates.get((patient, uid), set()) if uid else set()
         return one.text("StudyDate") or (min(known) if len(known) == 1 else ""), uid
 
     studies: dict[str, set[tuple[str, str]]] = {}
@@ -264,20 +228,13 @@ def _rows(
     return rows
 
 
-def _with_id(row: dict[str, str], key: str) -> dict[str, str]:
+def _with_id(row: Row, key: str) -> Row:
     """A row with a scan id and a file name that are unique to the series."""
     patient = row["patient"]
     if len(quote(patient)) > LONGEST:
         patient = hashlib.sha256(patient.encode()).hexdigest()[:12]
     scan = f"{patient}_{row['session']}_{row['modality']}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     return {"scan": scan, "path": quote(f"{scan}.nii.gz", safe=" +=@,"), **row}
-
-
-def _table(rows: Sequence[dict[str, str]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    if "part" in table:
-        table["part"] = table["part"].fillna("whole")
-    return table
 
 
 def _days(date: str, dates: Sequence[str]) -> str:
@@ -287,17 +244,6 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return str((datetime.strptime(date, "%Y%m%d") - min(times)).days)
     except ValueError:
         return ""
-
-
-def _write_all(
-    raw: Path, paths: Mapping[str, str], scans: Mapping[str, Series], faults: dict[str, str]
-) -> Iterator[tuple[str, str]]:
-    """Write all series. Yields each scan's warnings, and adds unreadable series to `faults`."""
-    for scan, one in track(scans.items(), "reading series"):
-        try:
-            yield from ((scan, warning) for warning in _write(raw / paths[scan], one))
-        except DataError as error:
-            faults[scan] = str(error)
 
 
 def _write(path: Path, series: Series) -> list[str]:
@@ -319,7 +265,3 @@ def _write(path: Path, series: Series) -> list[str]:
         raise
     write_json(beside, {**state, "warnings": warnings})
     return list(warnings)
-
-
-def _unchanged(text: str) -> str:
-    return text

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.columns import patient_column_remedy, similar_columns
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_label_names
 from medcl3d.io.walk import files_under, skipped_notes
-
-RESERVED = ("path", "label", "atlas")  # columns that hold paths
 
 
 @SOURCES.register("folder")
@@ -44,9 +43,8 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         raise ConfigError("label", label, "is also the pattern of the images", "write a different pattern")
     near = similar_columns(images.names)
     if "patient" in near:
-        raise ConfigError(
-            "pattern", pattern, f"{{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
-        )
+        problem = f"{{{near['patient']}}}: {patient_column_remedy(near['patient'])}"
+        raise ConfigError("pattern", pattern, problem)
     rows: list[dict[str, str]] = []
     labels: dict[tuple[str, ...], str] = {}
     unreadable: list[OSError] = []
@@ -58,11 +56,8 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         if of_label is not None:
             key = tuple(of_label.values())
             if key in labels:
-                raise DataError(
-                    root / path,
-                    f"{labels[key]} is a label of the same images",
-                    "use more names in braces in label",
-                )
+                problem = f"{labels[key]} is a label of the same images"
+                raise DataError(root / path, problem, "use more names in braces in label")
             labels[key] = path
         elif of_image is not None:
             rows.append({**of_image, "path": path})
@@ -71,18 +66,15 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
         return "label maps have no image" if path in labels.values() else "NIfTI files match no pattern"
 
     if not rows or (maps and not labels):
-        field, text = ("pattern", pattern) if not rows else ("label", label)
-        others = "; ".join(
-            skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why)
-        )
-        raise DataError(
-            root, f"no file matches {field} = {text!r}", others or "the root has no other NIfTI file"
-        )
-    for row in rows if maps else ():
-        row["label"] = labels.get(tuple(row[name] for name in maps.names), "")  # type: ignore[union-attr]
-    manifest = Manifest.of(
-        pd.DataFrame(rows), root, read_label_names(root / "labels.json"), outside=allow_outside
-    )
+        unmatched = f"pattern = {pattern!r}" if not rows else f"label = {label!r}"
+        others = skipped_notes(root, files, unreadable, taken={row["path"] for row in rows}, why=why)
+        remedy = "; ".join(others) or "the root has no other NIfTI file"
+        raise DataError(root, f"no file matches {unmatched}", remedy)
+    if maps:
+        for row in rows:
+            row["label"] = labels.get(tuple(row[name] for name in maps.names), "")
+    names = read_label_names(root / "labels.json")
+    manifest = Manifest.of(pd.DataFrame(rows), root, names, outside=allow_outside)
     return manifest.with_skipped(files, unreadable, why)
 
 
@@ -97,21 +89,12 @@ class _Pattern:
         if any(c in part for part in parts[::2] for c in "{}"):
             raise ConfigError(field, text, "a name in braces has letters, digits and _, as {patient}")
         self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
-        wrong = [name for name in self.names if name in RESERVED]
+        wrong = [name for name in self.names if name in PATH_COLUMNS]
         if wrong:
-            raise ConfigError(
-                field,
-                text,
-                f"{{{wrong[0]}}} is a column of paths",
-                "choose another name",
-            )
+            raise ConfigError(field, text, f"{{{wrong[0]}}} is a column of paths", "choose another name")
         if not self.names and field == "pattern":
-            raise ConfigError(
-                field,
-                text,
-                "has no name in braces",
-                "write {patient} in place of the patient's id",
-            )
+            remedy = "write {patient} in place of the patient's id"
+            raise ConfigError(field, text, "has no name in braces", remedy)
         self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
 
     def read(self, root: Path, path: str) -> dict[str, str] | None:
@@ -120,12 +103,9 @@ class _Pattern:
         if lazy is None or greedy is None:
             return None
         if lazy.groupdict() != greedy.groupdict():
-            raise DataError(
-                root / path,
-                f"matches {self.field} = {self.text!r} in two ways, {lazy.groupdict()} and "
-                f"{greedy.groupdict()}",
-                "make the pattern more specific",
-            )
+            ways = f"{lazy.groupdict()} and {greedy.groupdict()}"
+            problem = f"matches {self.field} = {self.text!r} in two ways, {ways}"
+            raise DataError(root / path, problem, "make the pattern more specific")
         return {name: lazy[name] for name in self.names}
 
 

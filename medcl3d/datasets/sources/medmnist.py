@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from medcl3d.core.notes import Counted
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.atomic import open_atomic
+from medcl3d.io.nifti import nifti_bytes
 from medcl3d.io.walk import skipped_notes
 
 PARTS = {"train": "train", "val": "train", "test": "test"}  # part of the npz -> side of the split
@@ -49,24 +49,19 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
             scan = f"{path.stem}_{part}_{number:05d}"
             if raw is not None:
                 _write(raw / f"{scan}.nii.gz", (image > 0).astype(np.uint8) if is_shape else image)
-            about = {
-                "class": "+".join(str(int(value)) for value in np.ravel(label)),
-                "split": split,
-                "part": part,
-            }
             rows.append(
                 {
                     "scan": scan,
                     "patient": scan,
                     "modality": "shape" if is_shape else "unknown",
                     "path": f"{scan}.nii.gz",
+                    "class": "+".join(str(int(value)) for value in np.ravel(label)),
+                    "split": split,
+                    "part": part,
                 }
-                | about
             )
-    notes = [
-        "each sample counts as its own patient, and a voxel as 1 mm: the set has neither patient ids nor "
-        "voxel sizes"
-    ]
+    why = "the set has neither patient ids nor voxel sizes"
+    notes = [f"each sample counts as its own patient, and a voxel as 1 mm: {why}"]
     if is_shape:
         notes.append("the voxels have two values, stored as 0 and 1: train with views: shape")
     return Manifest.of(pd.DataFrame(rows), raw or root, notes=[*notes, *skipped])
@@ -74,14 +69,15 @@ def medmnist(root: Path, raw: Path | None, *, file: str | None = None) -> Manife
 
 def _skipped(path: Path, arrays: Mapping[str, np.ndarray], root: Path) -> list[str]:
     """Notes on arrays of the npz and files of the folder that are skipped."""
-    counts = Counted()
+    counts, others = Counted(), list[Path]()
     for name in sorted(set(arrays) - {f"{part}_{of}" for part in PARTS for of in ("images", "labels")}):
         counts.add(f"arrays of {path.name} are skipped", name)
-    files = [Path(name) for name in sorted(os.listdir(root)) if name != path.name] if root.is_dir() else []
-    for file in files:
-        if file.suffix == ".npz":
-            counts.add(f"other npz files beside {path.name} are skipped", str(file))
-    return [*counts.notes(), *skipped_notes(root, (file for file in files if file.suffix != ".npz"))]
+    for name in sorted(os.listdir(root)) if root.is_dir() else ():
+        if not name.endswith(".npz"):
+            others.append(Path(name))
+        elif name != path.name:
+            counts.add(f"other npz files beside {path.name} are skipped", name)
+    return [*counts.notes(), *skipped_notes(root, others)]
 
 
 def _npz(root: Path, file: str | None) -> Path:
@@ -90,9 +86,8 @@ def _npz(root: Path, file: str | None) -> Path:
     found = sorted(root.glob("*.npz")) if file is None else [root / file]
     if len(found) != 1 or not found[0].is_file():
         names = ", ".join(path.name for path in sorted(root.glob("*.npz"))) or "none"
-        raise DataError(
-            root, f"one npz is needed, found: {names}", "give the file itself as ROOT, or file=NAME"
-        )
+        remedy = "give the file itself as ROOT, or file=NAME"
+        raise DataError(root, f"one npz is needed, found: {names}", remedy)
     return found[0]
 
 
@@ -102,21 +97,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(
-            path, f"cannot be read as npz ({str(error).splitlines()[0]})", "fetch it again"
-        ) from None
+        problem = f"cannot be read as npz ({str(error).splitlines()[0]})"
+        raise DataError(path, problem, "fetch it again") from None
     for part in PARTS:
         images, labels = arrays.get(f"{part}_images"), arrays.get(f"{part}_labels")
         if images is None or labels is None:
-            raise DataError(
-                path, f"{part}_images or {part}_labels is missing", f"the file has {', '.join(arrays)}"
-            )
+            problem = f"{part}_images or {part}_labels is missing"
+            raise DataError(path, problem, f"the file has {', '.join(arrays)}")
         if images.ndim != 4 or images.dtype != np.uint8:
-            raise DataError(
-                path,
-                f"{part}_images is {images.dtype}{list(images.shape)}",
-                "uint8 [N, D, H, W] is needed (a 3-D set)",
-            )
+            problem = f"{part}_images is {images.dtype}{list(images.shape)}"
+            raise DataError(path, problem, "uint8 [N, D, H, W] is needed (a 3-D set)")
         if len(images) != len(labels):
             raise DataError(path, f"{len(images)} {part}_images and {len(labels)} {part}_labels")
     return arrays
@@ -127,7 +117,7 @@ def _write(path: Path, voxels: np.ndarray) -> None:
     affine = np.eye(4)
     # Origin at the centre: at a corner it would look like a lost voxel size.
     affine[:3, 3] = [(1 - n) / 2 for n in voxels.shape]
-    content = gzip.compress(nibabel.Nifti1Image(voxels, affine).to_bytes(), compresslevel=1, mtime=0)
+    content = nifti_bytes(nibabel.Nifti1Image(voxels, affine))
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,7 @@ from medcl3d.io.walk import VOLUMES, files_under
 
 LAYOUT = (
     'an nnU-Net folder holds dataset.json with channel_names {"0": "CT"}, labels {"background": 0} and '
-    "file_ending, "
-    "imagesTr, labelsTr"
+    "file_ending, imagesTr, labelsTr"
 )
 
 Case = tuple[str, str, dict[int, str], str]  # side, name, channel -> image, label
@@ -47,32 +46,22 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     values = {name: _values(path, name, value) for name, value in _object(path, content, "labels").items()}
     ending = content.get("file_ending")
     if ending not in VOLUMES:
-        raise DataError(
-            path, f"file_ending = {ending!r}: only .nii.gz and .nii are read", "convert the images to .nii.gz"
-        )
+        problem = f"file_ending = {ending!r}: only .nii.gz and .nii are read"
+        raise DataError(path, problem, "convert the images to .nii.gz")
     notes = [NO_PATIENTS, *_label_notes(content, values)]
     unreadable: list[OSError] = []
     files = list(files_under(root, unreadable.append))
     listed = _listed(path, content)
     known = {Path(image).as_posix() for *_, images, _ in listed for image in images.values()}
     unlisted = [file for file in files if file.as_posix() not in known]
-    cases = [
-        *listed,
-        *(
-            case
-            for side in (("Ts",) if listed else ("Tr", "Ts"))
-            for case in _by_name(root, side, ending, unlisted)
-        ),
-    ]
+    cases = listed or _by_name(root, "Tr", ending, unlisted)
+    cases = [*cases, *_by_name(root, "Ts", ending, unlisted)]
     is_tested = any(label for side, *_, label in cases if side == "Ts")
     rows = []
     for side, case, images, label in cases:
         if set(images) != set(channels):
-            raise DataError(
-                root / f"images{side}",
-                f"case {case} has the channels {sorted(images)}, channel_names {sorted(channels)}",
-                "rename files, or correct channel_names",
-            )
+            problem = f"case {case} has the channels {sorted(images)}, channel_names {sorted(channels)}"
+            raise DataError(root / f"images{side}", problem, "rename files, or correct channel_names")
         split = {"split": "test" if side == "Ts" and label else "train"} if is_tested else {}
         for number, image in sorted(images.items()):
             scan = case if len(channels) == 1 else f"{case}_{number:04d}"
@@ -88,12 +77,10 @@ def nnunet(root: Path, *, allow_outside: bool = False) -> Manifest:
     if not rows:
         raise DataError(root, f"no image *_0000{ending} in imagesTr or imagesTs", LAYOUT)
     manifest = Manifest.of(pd.DataFrame(rows), root, _class_names(values), outside=allow_outside, notes=notes)
-    return manifest.with_skipped(
-        files, unreadable, lambda file: _reason(file, ending, is_listed=bool(listed))
-    )
+    return manifest.with_skipped(files, unreadable, lambda file: _reason(file, ending, bool(listed)))
 
 
-def _reason(file: str, ending: str, *, is_listed: bool) -> str:
+def _reason(file: str, ending: str, is_listed: bool) -> str:
     """Why a NIfTI file is not part of a case."""
     folder, _, name = file.partition("/")
     if folder in ("labelsTr", "labelsTs"):
@@ -118,11 +105,8 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     if "channel_names" in content or "modality" not in content:
         return content
     channels, labels, listed = (content.get(name) for name in ("modality", "labels", "training"))
-    images = (
-        [item.get("image") for item in listed or () if isinstance(item, dict)]
-        if isinstance(listed, list)
-        else []
-    )
+    items = listed if isinstance(listed, list) else []
+    images = [item.get("image") for item in items if isinstance(item, dict)]
     if not (is_numbered(path.parent, images) if images else any(path.parent.glob("imagesTr/*_0000.nii.gz"))):
         raise DataError(path, "is a Decathlon file", "use the source decathlon")
     if isinstance(labels, dict) and all(value.isdecimal() for value in labels):  # 1: liver
@@ -135,11 +119,8 @@ def _as_version_2(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         image, label = (item.get("image"), item.get("label")) if isinstance(item, dict) else (None, None)
         if not isinstance(image, str) or not isinstance(label, str):
             raise DataError(path, f"training[{number}]: image and label are needed, each a path")
-        case = Path(image).name.removesuffix(".nii.gz")
-        cases[case] = {
-            "images": [_numbered(image, channel) for channel in range(len(channels))],
-            "label": str(Path(label)),
-        }
+        numbered = [_numbered(image, channel) for channel in range(len(channels))]
+        cases[Path(image).name.removesuffix(".nii.gz")] = {"images": numbered, "label": str(Path(label))}
     return {**made, "dataset": cases}
 
 
@@ -171,28 +152,19 @@ def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
     """The values of a label in the label maps: one, or those of a region."""
     values = value if isinstance(value, list) else [value]
     if not values or any(isinstance(v, bool) or not str(v).isdecimal() for v in values):
-        raise DataError(
-            path,
-            f"not nnU-Net's layout: labels: {name} = {value!r}: an integer or a list of integers is needed",
-        )
+        problem = f"labels: {name} = {value!r}: an integer or a list of integers is needed"
+        raise DataError(path, f"not nnU-Net's layout: {problem}")
     return tuple(int(v) for v in values)
 
 
 def _class_names(values: dict[str, tuple[int, ...]]) -> dict[int, str]:
     """Class -> name. A value without its own label is named after its regions."""
     names = {0: "background"} | {of[0]: name for name, of in values.items() if len(of) == 1}
-    regions = {
-        v: "+".join(name for name, of in values.items() if v in of)
-        for of in values.values()
-        for v in of
-        if v not in names
-    }
+    unnamed = {value for of in values.values() for value in of} - set(names)
+    regions = {v: "+".join(name for name, of in values.items() if v in of) for v in unnamed}
     counts = Counter([*names.values(), *regions.values()])
-    return dict(
-        sorted(
-            (names | {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}).items()
-        )
-    )
+    names |= {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}
+    return dict(sorted(names.items()))
 
 
 def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) -> list[str]:
@@ -200,16 +172,12 @@ def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) ->
     regions = [name for name, of in values.items() if len(of) > 1]
     if regions:
         names = ", ".join(f"{value} {name}" for value, name in _class_names(values).items())
-        notes.append(
-            f"labels {', '.join(regions)} are regions of several values; the label maps keep single values, "
-            f"named {names}"
-        )
+        kept = f"the label maps keep single values, named {names}"
+        notes.append(f"labels {', '.join(regions)} are regions of several values; {kept}")
     if "ignore" in values:
         value = content["labels"]["ignore"]
-        notes.append(
-            f"label {value} means ignore; leave it out of task.segmentation.classes: its voxels then count "
-            "as background"
-        )
+        remedy = "leave it out of task.segmentation.classes: its voxels then count as background"
+        notes.append(f"label {value} means ignore; {remedy}")
     return notes
 
 
@@ -217,19 +185,15 @@ def _listed(path: Path, content: dict[str, Any]) -> list[Case]:
     """The training cases that `dataset.json` lists, if any; a case's images are in channel order."""
     given = content.get("dataset") or {}
     if not isinstance(given, dict):
-        raise DataError(
-            path, "dataset: an object of cases, or none, is needed", "remove it to read all of imagesTr"
-        )
+        problem = "dataset: an object of cases, or none, is needed"
+        raise DataError(path, problem, "remove it to read all of imagesTr")
     cases: list[Case] = []
     for case, files in given.items():
         images, label = (files.get("images"), files.get("label")) if isinstance(files, dict) else (None, None)
-        if (
-            not isinstance(images, list)
-            or not images
-            or not all(isinstance(text, str) for text in (*images, label))
-        ):
+        paths: list[Any] = [*images, label] if isinstance(images, list) and images else [None]
+        if not all(isinstance(text, str) for text in paths):
             raise DataError(path, f"dataset.{case}: images: [...] and label are needed, each a path")
-        cases.append(("Tr", case, dict(enumerate(images)), str(label)))
+        cases.append(("Tr", case, dict(enumerate(paths[:-1])), str(label)))
     return cases
 
 

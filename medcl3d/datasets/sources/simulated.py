@@ -6,10 +6,8 @@ on `age`, its growth on `session_days`, the lesion on `class`, and all scanner e
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,11 +18,12 @@ from pydantic import Field
 from medcl3d.config.field_types import Fraction, PositiveInt, Seed, Size
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.manifest import Manifest
-from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, take_scan
+from medcl3d.datasets.phantom import LABELS, MODALITIES, Patient, simulate_scan
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.sources.csv import csv as read_csv
 from medcl3d.io.atomic import open_atomic, write_json, write_text
 from medcl3d.io.json_file import read_json
+from medcl3d.io.nifti import nifti_bytes
 
 
 @SOURCES.register("simulated")
@@ -51,12 +50,8 @@ def simulated(
     another cohort or other files.
     """
     if min(shape) < 16:
-        raise ConfigError(
-            "shape",
-            shape,
-            "at least 16 voxels per axis are needed, or the structures vanish",
-            owner="simulated",
-        )
+        problem = "at least 16 voxels per axis are needed, or the structures vanish"
+        raise ConfigError("shape", shape, problem, owner="simulated")
     fields = dict(
         num_patients=num_patients,
         shape=list(shape),
@@ -67,36 +62,27 @@ def simulated(
         difficulty=difficulty,
         seed=seed,
     )
-    people = (Patient(number, seed, difficulty, lesion_fraction, num_sites) for number in range(num_patients))
+
+    def cohort() -> pd.DataFrame:
+        people = (Patient(n, seed, difficulty, lesion_fraction, num_sites) for n in range(num_patients))
+        rows = (_write_patient(root, patient, shape, max_visits, num_modalities) for patient in people)
+        return pd.DataFrame(list(chain.from_iterable(rows)))
+
     if root is None:
-        planned = [
-            row
-            for patient in people
-            for row in _write_patient(None, patient, shape, max_visits, num_modalities)
-        ]
-        return Manifest.of(pd.DataFrame(planned), Path("raw"), LABELS)
+        return Manifest.of(cohort(), Path("raw"), LABELS)
     exists = _is_complete(root, fields)
     if not exists:
         root.mkdir(parents=True, exist_ok=True)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": False})
         for name in ("images", "labels"):
             (root / name).mkdir(exist_ok=True)
-        rows = []
-        for patient in people:
-            rows += _write_patient(root, patient, shape, max_visits, num_modalities)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(root / "manifest.csv", text.getvalue())
+        write_text(root / "manifest.csv", cohort().to_csv(index=False, lineterminator="\n"))
         write_json(root / "labels.json", LABELS)
         write_json(root / "simulated.json", {"version": 1, "fields": fields, "complete": True})
     manifest = read_csv(root)
-    note = (
-        f"an existing cohort was read from {root}"
-        if exists
-        else f"the cohort was simulated and written to {root}"
-    )
+    note = f"the cohort was simulated and written to {root}"
+    if exists:
+        note = f"an existing cohort was read from {root}"
     return replace(manifest, notes=(*manifest.notes, note))
 
 
@@ -104,27 +90,19 @@ def _is_complete(root: Path, fields: dict[str, Any]) -> bool:
     """Whether `root` holds this cohort, complete. ConfigError or DataError if it holds anything else."""
     path = root / "simulated.json"
     if not path.exists():
-        others = (
-            sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
-            if root.is_dir()
-            else []
-        )
-        if others or (root.exists() and not root.is_dir()):
-            raise ConfigError(
-                problem=f"contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort",
-                remedy="choose an empty folder, or write - instead",
-                place=root,
-            )
+        is_file = root.exists() and not root.is_dir()
+        others = [] if is_file else sorted(entry.name for entry in root.glob("[!.]*"))
+        if others or is_file:
+            problem = f"contains {', '.join(others[:3]) or 'a file'}, not a simulated cohort"
+            remedy = "choose an empty folder, or write - instead"
+            raise ConfigError(problem=problem, remedy=remedy, place=root)
         return False
     found = read_json(path, f"delete {root}")
     if not isinstance(found, dict) or not isinstance(found.get("complete"), bool):
         raise DataError(path, "is damaged", f"delete {root}")
     if found.get("fields") != fields:
-        raise ConfigError(
-            problem=f"holds a cohort with {found.get('fields')}, not with {fields}",
-            remedy="choose another folder, or delete this one",
-            place=root,
-        )
+        problem = f"holds a cohort with {found.get('fields')}, not with {fields}"
+        raise ConfigError(problem=problem, remedy="choose another folder, or delete this one", place=root)
     return bool(found["complete"])
 
 
@@ -133,27 +111,25 @@ def _write_patient(
 ) -> list[dict[str, Any]]:
     """Write all scans of a patient (root None: nothing); returns their rows of the manifest."""
     rng = np.random.default_rng([patient.seed, patient.number, 3])
-    days = np.concatenate(
-        [[0], np.cumsum(rng.integers(150, 700, int(rng.integers(1, max_visits + 1)) - 1))]
-    ).astype(int)
+    num_visits = int(rng.integers(1, max_visits + 1))
+    days = [0, *np.cumsum(rng.integers(150, 700, num_visits - 1)).tolist()]
     rows = []
     for visit, day in enumerate(days, start=1):
-        years = float(day) / 365.25
+        years = day / 365.25
         for modality in MODALITIES[:num_modalities]:
             scan = f"{patient.name}_{visit}_{modality}"
             paths = f"images/{scan}.nii.gz", f"labels/{scan}.nii.gz"
             if root is not None:
-                for path, volume in zip(
-                    paths, take_scan(patient, shape, visit, years, modality), strict=True
-                ):
+                volumes = simulate_scan(patient, shape, visit, years, modality)
+                for path, volume in zip(paths, volumes, strict=True):
                     with open_atomic(root / path) as file:
-                        file.write(gzip.compress(volume.to_bytes(), compresslevel=1, mtime=0))
+                        file.write(nifti_bytes(volume))
             rows.append(
                 {
                     "scan": scan,
                     "patient": patient.name,
                     "session": str(visit),
-                    "session_days": int(day),
+                    "session_days": day,
                     "modality": modality,
                     "frame": f"{patient.name}_{visit}",
                     "path": paths[0],

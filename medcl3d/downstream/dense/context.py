@@ -1,4 +1,4 @@
-"""What a dense probe is given, and what it returns for a test scan."""
+"""What a dense probe is given and what it returns, and the loop that describes each scan once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
 from medcl3d.downstream.dense.controls import DescribedVoxels
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.evaluation.statistics.over_patients import over_patients
+from medcl3d.io.progress import track
 from medcl3d.store.scan_selection import DataConfig, select_scans
 from medcl3d.store.splits import Split
 from medcl3d.store.store import Store
@@ -65,22 +67,18 @@ class DenseContext:
         return {"scan": str(row["scan"]), "patient": str(row["patient"])}
 
 
-class Measuring(Protocol):
-    """A dense probe that is fitted, and adds up the results of test scans."""
+@dataclass(frozen=True)
+class FittedProbe:
+    """A dense probe that is fitted.
 
-    @property
-    def scans(self) -> Sequence[int]:
-        """The test scans that it measures."""
+    scans     the test scans that it measures
+    labelled  the patients whose labels it was fitted on
+    measure   test scan and its features -> one row per measured case
+    """
 
-    @property
-    def labelled(self) -> tuple[str, ...]:
-        """The patients whose labels it was fitted on."""
-
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Measure one test scan."""
-
-    def rows(self) -> list[Row]:
-        """One row per measured case. DataError if there is none."""
+    scans: Sequence[int]
+    labelled: tuple[str, ...]
+    measure: Callable[[int, DescribedVoxels], list[Row]]
 
 
 class DenseProbe(Protocol):
@@ -89,8 +87,8 @@ class DenseProbe(Protocol):
     def check(self, context: DenseContext) -> None:
         """ConfigError, DataError if the scans do not allow the probe; describes no scan."""
 
-    def start(self, context: DenseContext) -> Measuring:
-        """Fit the probe on the training side."""
+    def fit(self, context: DenseContext) -> FittedProbe:
+        """Fit the probe on the training side. ConfigError, DataError if the scans do not allow it."""
 
 
 def summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Interval]:
@@ -103,9 +101,7 @@ def summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Interval]
             if row.get(column) is not None:
                 of_scan.setdefault((str(row["scan"]), str(row["patient"])), []).append(float(row[column]))
         interval = over_patients(
-            [float(np.mean(values)) for values in of_scan.values()],
-            [patient for _, patient in of_scan],
-            seed,
+            [float(np.mean(values)) for values in of_scan.values()], [patient for _, patient in of_scan], seed
         )
         if interval is not None:
             found[column] = interval
@@ -115,3 +111,34 @@ def summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Interval]
 def rounded(value: float) -> float | None:
     """A number of a row: six decimals, None if undefined."""
     return None if np.isnan(value) else round(float(value), 6)
+
+
+@dataclass(frozen=True)
+class DenseResults:
+    """Metrics with intervals over patients, one row per case, labelled patients, and test patients."""
+
+    metrics: dict[str, Interval]
+    rows: list[Row]
+    labelled: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def measure_dense(probes: Mapping[str, DenseProbe], context: DenseContext) -> DenseResults:
+    """Run dense probes. ConfigError, DataError: the scans do not allow a probe."""
+    fitted = {name: probe.fit(context) for name, probe in probes.items()}
+    scans = list(dict.fromkeys(scan for one in fitted.values() for scan in one.scans))
+    of_probes: dict[str, list[Row]] = {name: [] for name in fitted}
+    for scan in track(scans, "test scans"):
+        features = context.describe(scan)
+        for name, one in fitted.items():
+            if scan in one.scans:
+                of_probes[name] += one.measure(scan, features)
+    metrics: dict[str, Interval] = {}
+    for name, found in of_probes.items():
+        if not found:
+            raise DataError(f"{name}: no voxel of a test scan has a partner in another one")
+        metrics |= {f"{name}/{key}": value for key, value in summary(found, context.seed).items()}
+    rows = [{"probe": name, **row} for name, found in of_probes.items() for row in found]
+    labelled = max((one.labelled for one in fitted.values()), key=len)
+    tested = sorted({context.ids(scan)["patient"] for scan in scans})
+    return DenseResults(metrics, rows, labelled, tuple(tested))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 
 import numpy as np
 import torch
@@ -13,11 +12,11 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
-from medcl3d.downstream.dense.context import DenseContext, Row, rounded
-from medcl3d.downstream.dense.controls import DescribedVoxels, controls_of, place_mm
+from medcl3d.downstream.dense.context import DenseContext, FittedProbe, Row, rounded
+from medcl3d.downstream.dense.controls import DescribedVoxels, place_mm, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Near, Scale, nearest
 from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of
-from medcl3d.downstream.dense.voxel_probe import ENCODER, dice_of_voxels
+from medcl3d.downstream.dense.voxel_probe import dice_of_voxels
 
 NEAR = "near"
 
@@ -50,7 +49,7 @@ class LabelPropagation:
         context.labelled(self.supports)
         context.tested()
 
-    def start(self, context: DenseContext) -> _Measuring:
+    def fit(self, context: DenseContext) -> FittedProbe:
         """Describe the support scans."""
         structures = Structures.largest(context.store, context.labelled(None)[0], self.structures)
         scans, patients = context.labelled(self.supports)
@@ -63,13 +62,14 @@ class LabelPropagation:
             {name: scales[name].directions(features) for name, features in one.features.items()}
             for one in support
         ]
-        return _Measuring(self, context, structures, support, scales, directions, context.tested(), patients)
+        measuring = _Measuring(self, context, structures, support, scales, directions)
+        return FittedProbe(context.tested(), patients, measuring.measure)
 
     def _support(self, context: DenseContext, structures: Structures, scan: int) -> _Support:
         store = context.store
         classes = structures.of(store, scan)
         grid = grid_of(body_of(store, scan), store.collection.spacings[scan], self.candidates)
-        features = {ENCODER: context.describe(scan), **self.controls_of(context, scan)}
+        features = sources_of(store, scan, context.describe(scan), self.controls)
         world = store.collection.world(np.full(len(grid), scan), grid)
         trees: dict[int, cKDTree] = {}
         for value in np.unique(classes[classes > 0]):
@@ -86,11 +86,6 @@ class LabelPropagation:
             trees,
         )
 
-    def controls_of(self, context: DenseContext, scan: int) -> dict[str, DescribedVoxels]:
-        """The controls that are compared by their features; `place` is compared in mm."""
-        found = controls_of(context.store, scan) if self.controls else {}
-        return {name: one for name, one in found.items() if name != "place"}
-
 
 @plain_dataclass(frozen=True)
 class _Support:
@@ -104,9 +99,9 @@ class _Support:
     trees: dict[int, cKDTree]
 
 
-@plain_dataclass
+@plain_dataclass(frozen=True)
 class _Measuring:
-    """The results of the test scans."""
+    """A fitted probe."""
 
     probe: LabelPropagation
     context: DenseContext
@@ -114,20 +109,16 @@ class _Measuring:
     support: list[_Support]
     scales: dict[str, Scale]
     directions: list[dict[str, Tensor]]
-    scans: list[int]
-    labelled: tuple[str, ...]
-    found: list[Row] = field(default_factory=list)
 
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Propagate labels to one test scan, from the whole support and from near the same place."""
+    def measure(self, scan: int, features: DescribedVoxels) -> list[Row]:
+        """Propagate labels to one test scan, from the whole support and from near the same place; one row."""
         store = self.context.store
         truth = self.structures.of(store, scan)
         spacing = store.collection.spacings[scan]
         grid = grid_of(body_of(store, scan) | (truth > 0), spacing, self.probe.queries)
         classes, place = truth[tuple(grid.T)].astype(np.int64), place_mm(store, scan, grid)
-        described = {ENCODER: features, **self.probe.controls_of(self.context, scan)}
         row: Row = {}
-        for name, one in described.items():
+        for name, one in sources_of(store, scan, features, self.probe.controls).items():
             queries = self.scales[name].directions(one.at(grid))
             matches = [
                 nearest(queries, part[name], 1, Near(place, of.places, self.probe.radius_mm))
@@ -143,11 +134,7 @@ class _Measuring:
             found = [cKDTree(one.places).query(place) for one in self.support]
             distance, number = (np.stack([one[i] for one in found]) for i in range(2))
             row |= self._measures("place/", classes, -distance, number)
-        self.found.append({**self.context.ids(scan), **row})
-
-    def rows(self) -> list[Row]:
-        """One row per test scan."""
-        return self.found
+        return [{**self.context.ids(scan), **row}]
 
     def _measures(self, prefix: str, classes: np.ndarray, similarity: np.ndarray, index: np.ndarray) -> Row:
         """Measures of matches with similarity and index ``[S, N]`` in each support scan."""

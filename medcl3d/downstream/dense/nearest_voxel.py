@@ -84,8 +84,8 @@ def nearest(
             distance = torch.cdist(q[part], c)
             cosine.masked_fill_(distance > near.radius_mm, -torch.inf)
             best, index = _best(cosine, k)
-            nobody = best[:, :1].isinf()
-            within.append((best, torch.where(nobody, distance.argmin(1, keepdim=True), index)))
+            without = best[:, :1].isinf()
+            within.append((best, torch.where(without, distance.argmin(1, keepdim=True), index)))
     return _joined(anywhere), _joined(within) if near is not None else None
 
 

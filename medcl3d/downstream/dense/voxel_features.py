@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,10 +15,8 @@ from torch import Tensor
 from medcl3d.config.field_types import STRICT, PositiveInt
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.core.geometry import Box, Triple, triple
-from medcl3d.distributed.precision import autocast
-from medcl3d.downstream.crop_dataset import read_crops
-from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows
+from medcl3d.core.geometry import Triple, triple
+from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, covering_windows, features_of_windows
 from medcl3d.encoders.network import Network
 from medcl3d.store.store import Store
 
@@ -187,34 +185,35 @@ class DenseEncoder:
 
     def scan(self, scan: int) -> ScanFeatures:
         """The feature maps of a scan. DataError if some are not finite."""
-        shape = triple(self.store.collection.shapes[scan])
-        windows = covering_windows(
-            shape, self.patch_size, self.options.overlap, self.network.minimum_multiple
+        shape, about, size = (
+            triple(self.store.collection.shapes[scan]),
+            self.store.scans[scan],
+            self.patch_size,
         )
-        sums: list[MeanMap] = []
-        for first in range(0, len(windows.starts), self.options.windows):
-            starts = windows.starts[first : first + self.options.windows]
-            for number, (values, stride) in enumerate(self._maps(self._computed(scan, windows, starts))):
-                if first == 0:
-                    sums.append(MeanMap(values.shape[1], windows, self.patch_size, stride))
-                for start, value in zip(starts, values, strict=True):
-                    sums[number].add(start, value)
-        maps = tuple(FeatureMap(one.mean(), one.stride, one.before) for one in sums)
-        if not all(bool(one.values.isfinite().all()) for one in maps):
+        windows = covering_windows(shape, size, self.options.overlap, self.network.minimum_multiple)
+        found = features_of_windows(
+            self.network if self.decodes else self.network.encoder,
+            torch.from_numpy(self.store.read_volume(scan)),
+            about["normalisation"]["fill"],
+            windows,
+            size,
+            self.options.windows,
+            self.device,
+            self.dtype,
+        )
+        means: list[MeanMap] = []
+        for start, features in found:
+            maps = self._maps(features)
+            means = means or [MeanMap(one.shape[1], windows, size, stride) for one, stride in maps]
+            for mean, (values, _) in zip(means, maps, strict=True):
+                mean.add(start, values[0])
+        result = tuple(FeatureMap(one.mean(), one.stride, one.before) for one in means)
+        if not all(bool(one.values.isfinite().all()) for one in result):
             raise DataError(
-                f"{self.store.root}: the encoder's features of scan {self.store.scans[scan]['scan']!r} are "
-                "not finite; use other weights, or precision float32"
+                f"{self.store.root}: the encoder's features of scan {about['scan']!r} are not finite; use "
+                "other weights, or precision float32"
             )
-        return ScanFeatures(shape, maps)
-
-    @torch.no_grad()
-    def _computed(self, scan: int, windows: Windows, starts: Sequence[Triple]) -> Features:
-        boxes = [Box(triple(np.array(start) - np.array(windows.before)), self.patch_size) for start in starts]
-        crops = read_crops(self.store, [(scan, box) for box in boxes]).to(self.device)
-        network: Any = self.network if self.decodes else self.network.encoder
-        with autocast(self.device, self.dtype):
-            features: Features = network(crops)
-        return features
+        return ScanFeatures(shape, result)
 
     def _maps(self, features: Features) -> list[tuple[Tensor, Triple]]:
         """The chosen maps ``[B, C, d, h, w]`` of a batch of windows, with their strides."""

@@ -54,6 +54,13 @@ def grid_of(mask: np.ndarray, spacing_mm: np.ndarray, most: int) -> np.ndarray:
         step *= GROWTH
 
 
+def nearest_to_centroid(voxels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """``Int[3]``: the one of voxels ``[N, 3]`` that is nearest to their centroid in mm."""
+    offset = (voxels - voxels.mean(0)) @ affine[:3, :3].T
+    nearest: np.ndarray = voxels[np.square(offset).sum(1).argmin()]
+    return nearest
+
+
 @dataclass(frozen=True)
 class Structures:
     """The structures that are measured: label value -> name, sorted."""

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from medcl3d.config.field_types import STRICT, NonNegativeInt, PositiveInt
 from medcl3d.core.errors import DataError
-from medcl3d.downstream.dense.context import DenseContext, Row, rounded
-from medcl3d.downstream.dense.controls import DescribedVoxels, controls_of
+from medcl3d.downstream.dense.context import DenseContext, FittedProbe, Row, rounded
+from medcl3d.downstream.dense.controls import ENCODER, DescribedVoxels, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Scale, nearest
-from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of
-from medcl3d.downstream.dense.voxel_probe import ENCODER
+from medcl3d.downstream.dense.voxel_grid import Structures, body_of, grid_of, nearest_to_centroid
 from medcl3d.store.store import Store
 
 WITHIN_MM = (5, 10, 20)
@@ -55,7 +54,7 @@ class VoxelMatching:
         """DataError if no two test scans can be matched."""
         self._order(context)
 
-    def start(self, context: DenseContext) -> _Measuring:
+    def fit(self, context: DenseContext) -> FittedProbe:
         """Standardise on training scans. DataError if a modality has no training scan."""
         store, table = context.store, context.store.collection.table
         scans = self._order(context)
@@ -63,7 +62,7 @@ class VoxelMatching:
         scales: dict[str, dict[str, Scale]] = {}
         for name in dict.fromkeys(modality[scans].tolist()):
             chosen = [scan for scan in context.training() if modality[scan] == name][:SCANS_TO_STANDARDISE]
-            parts = [self._described(store, scan, context.describe(scan)) for scan in chosen]
+            parts = [sources_of(store, scan, context.describe(scan), self.controls) for scan in chosen]
             if not parts:
                 raise DataError(
                     f"voxel_matching: no training scan has the modality {name!r} of test scans; set "
@@ -82,7 +81,7 @@ class VoxelMatching:
             }
         labelled = [scan for scan in context.training() if store.has_label(scan)]
         structures = Structures.largest(store, labelled, self.structures) if labelled else Structures({})
-        return _Measuring(self, context, scans, modality, scales, structures)
+        return FittedProbe(scans, (), _Measuring(self, context, modality, scales, structures).measure)
 
     def _order(self, context: DenseContext) -> list[int]:
         """The test scans, those of one frame one after the other. DataError if no two can be matched."""
@@ -97,10 +96,6 @@ class VoxelMatching:
                 "the manifest a column frame, or prepare scans with label maps"
             )
         return found
-
-    def _described(self, store: Store, scan: int, features: DescribedVoxels) -> dict[str, DescribedVoxels]:
-        controls = controls_of(store, scan) if self.controls else {}
-        return {ENCODER: features, **{name: one for name, one in controls.items() if name != "place"}}
 
 
 @plain_dataclass(frozen=True)
@@ -120,29 +115,28 @@ class _Measuring:
 
     probe: VoxelMatching
     context: DenseContext
-    scans: list[int]
     modality: np.ndarray
     scales: dict[str, dict[str, Scale]]
     structures: Structures
-    labelled: tuple[str, ...] = ()
-    found: list[Row] = field(default_factory=list)
     of_frames: list[_Queries] = field(default_factory=list)
     of_people: list[_Queries] = field(default_factory=list)
 
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Match the queries of earlier scans in this one, and keep its own."""
+    def measure(self, scan: int, features: DescribedVoxels) -> list[Row]:
+        """Match the queries of earlier scans in this one, and keep its own.
+
+        One row per pair of scans of a frame, and one per structure and pair of patients.
+        """
         store, collection = self.context.store, self.context.store.collection
-        described = self.probe._described(store, scan, features)
+        described = sources_of(store, scan, features, self.probe.controls)
         grid = grid_of(body_of(store, scan), collection.spacings[scan], self.probe.candidates)
         target = _Target(store, scan, grid, described, self.scales[self.modality[scan]])
         self.of_frames = [one for one in self.of_frames if collection.share_frame(one.scan, scan)]
-        for one in self.of_frames:
-            self._match_in_frame(one, target)
+        rows = [row for one in self.of_frames for row in self._match_in_frame(one, target)]
         own = grid_of(body_of(store, scan), collection.spacings[scan], self.probe.queries)
         self.of_frames.append(target.queries(own, np.zeros(len(own), dtype=int)))
         centres = self._centres(scan)
         if not len(centres):
-            return
+            return rows
         patient = collection.table["patient"].astype(str).to_numpy()
         before = [
             one
@@ -150,23 +144,18 @@ class _Measuring:
             if self.modality[one.scan] == self.modality[scan] and patient[one.scan] != patient[scan]
         ]
         for one in before[-self.probe.partners :] if self.probe.partners else ():
-            self._match_structures(one, target, centres)
+            rows += self._match_structures(one, target, centres)
         known = np.array(list(centres))
         self.of_people.append(target.queries(np.array(list(centres.values())), known))
+        return rows
 
-    def rows(self) -> list[Row]:
-        """One row per pair of scans of a frame, and one per structure and pair of patients."""
-        if not self.found:
-            raise DataError("voxel_matching: no voxel of a test scan has a partner in another one")
-        return self.found
-
-    def _match_in_frame(self, one: _Queries, target: _Target) -> None:
+    def _match_in_frame(self, one: _Queries, target: _Target) -> list[Row]:
         collection = self.context.store.collection
         affine = np.linalg.inv(collection.affines[target.scan])
         voxels = one.world @ affine[:3, :3].T + affine[:3, 3]
         inside = ((voxels > -0.5) & (voxels < np.array(target.features[ENCODER].shape) - 0.5)).all(1)
         if not inside.any():
-            return
+            return []
         row: Row = {}
         for source, features in one.features.items():
             label = f"frame/{source}/" if source else "frame/"
@@ -176,14 +165,14 @@ class _Measuring:
             row[f"{label}error_mm"] = rounded(float(np.median(error)))
             row |= {f"{label}within_{mm}mm": rounded(float((error <= mm).mean())) for mm in WITHIN_MM}
         row["frame/chance_error_mm"] = rounded(target.chance(one.world[inside]))
-        self.found.append({**self._ids(one.scan, target.scan), **row})
+        return [{**self._ids(one.scan, target.scan), **row}]
 
-    def _match_structures(self, one: _Queries, target: _Target, centres: dict[int, np.ndarray]) -> None:
+    def _match_structures(self, one: _Queries, target: _Target, centres: dict[int, np.ndarray]) -> list[Row]:
         collection = self.context.store.collection
         names = list(self.structures.names.values())
         both = [number for number, value in enumerate(one.structures) if value in centres]
         if not both:
-            return
+            return []
         wanted = np.array([centres[one.structures[number]] for number in both])
         truth = collection.world(np.full(len(both), target.scan), wanted)
         places = {
@@ -192,9 +181,10 @@ class _Measuring:
         }
         if self.probe.controls:
             places["place"] = np.array(
-                [collection.matched(one.scan, target.scan, one.voxels[number]) for number in both]
+                [collection.corresponding_point(one.scan, target.scan, one.voxels[number]) for number in both]
             )
         errors = {source: np.linalg.norm(found - truth, axis=1) for source, found in places.items()}
+        rows = []
         for index, number in enumerate(both):
             row: Row = {}
             for source, error in errors.items():
@@ -203,7 +193,8 @@ class _Measuring:
                 row |= {f"{label}within_{mm}mm": float(error[index] <= mm) for mm in WITHIN_MM}
             row["people/chance_error_mm"] = rounded(target.chance(truth[index : index + 1]))
             name = names[one.structures[number] - 1]
-            self.found.append({**self._ids(one.scan, target.scan), "class": name, **row})
+            rows.append({**self._ids(one.scan, target.scan), "class": name, **row})
+        return rows
 
     def _ids(self, scan: int, other: int) -> Row:
         return {**self.context.ids(scan), "in": self.context.ids(other)["scan"]}
@@ -213,13 +204,9 @@ class _Measuring:
         store = self.context.store
         if not len(self.structures) or not store.has_label(scan):
             return {}
-        classes = self.structures.of(store, scan)
-        found = {}
-        for value in np.unique(classes[classes > 0]):
-            voxels = np.argwhere(classes == value)
-            offset = (voxels - voxels.mean(0)) @ store.collection.affines[scan, :3, :3].T
-            found[int(value)] = voxels[np.square(offset).sum(1).argmin()]
-        return found
+        classes, affine = self.structures.of(store, scan), store.collection.affines[scan]
+        present = (int(value) for value in np.unique(classes[classes > 0]))
+        return {value: nearest_to_centroid(np.argwhere(classes == value), affine) for value in present}
 
 
 class _Target:

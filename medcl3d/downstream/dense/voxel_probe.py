@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,8 +16,8 @@ from torch import Tensor
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.seeding import Stream, generator
-from medcl3d.downstream.dense.context import DenseContext, Row, rounded
-from medcl3d.downstream.dense.controls import DescribedVoxels, controls_of, place_mm
+from medcl3d.downstream.dense.context import DenseContext, FittedProbe, Row, rounded
+from medcl3d.downstream.dense.controls import ENCODER, DescribedVoxels, place_mm, sources_of
 from medcl3d.downstream.dense.nearest_voxel import Scale, nearest
 from medcl3d.downstream.dense.voxel_grid import Structures, VoxelSample, body_of, grid_of, stratified
 from medcl3d.downstream.dense.voxel_heads import (
@@ -33,8 +32,6 @@ from medcl3d.evaluation.metrics.segmentation import overlap_of
 HeadName = Literal["linear", "nonlinear"]
 NUM_FOLDS = 2
 KNN = "knn"
-ENCODER = ""
-"""Name of the encoder's features among the sources; the others are controls."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -87,7 +84,7 @@ class VoxelProbe:
             context.labelled(count)
         context.tested()
 
-    def start(self, context: DenseContext) -> _Measuring:
+    def fit(self, context: DenseContext) -> FittedProbe:
         """Fit all heads on the labelled scans."""
         counts = self.labelled or (context.num_labelled,)
         structures = Structures.largest(context.store, context.labelled(None)[0], self.structures)
@@ -100,7 +97,7 @@ class VoxelProbe:
             for count, (scans, _) in sides.items()
         ]
         patients = max((patients for _, patients in sides.values()), key=len)
-        return _Measuring(self, context, structures, fitted, context.tested(), patients)
+        return FittedProbe(context.tested(), patients, _Measuring(self, context, structures, fitted).measure)
 
     def _known(self, context: DenseContext, structures: Structures, scan: int) -> _Known:
         """The sampled voxels and candidates of a labelled scan, described once for all probes."""
@@ -110,7 +107,7 @@ class VoxelProbe:
         rng = generator(context.seed, 0, scan, Stream.SAMPLE)
         sample = stratified(classes, spacing, self.voxels_per_scan, rng)
         grid = grid_of(body_of(store, scan), spacing, self.candidates)
-        sources = self.sources(context, scan, context.describe(scan))
+        sources = sources_of(store, scan, context.describe(scan), self.controls, place=True)
         return _Known(
             sample,
             {name: one.at(sample.voxels) for name, one in sources.items()},
@@ -119,13 +116,6 @@ class VoxelProbe:
             place_mm(store, scan, grid),
             fold_of_blocks(place_mm(store, scan, sample.voxels)),
         )
-
-    def sources(
-        self, context: DenseContext, scan: int, features: DescribedVoxels
-    ) -> dict[str, DescribedVoxels]:
-        """The descriptions of a scan's voxels: by the encoder, and the controls."""
-        controls = controls_of(context.store, scan) if self.controls else {}
-        return {ENCODER: features, **controls}
 
     def _fitted(
         self, count: int | None, known: Sequence[_Known], structures: Structures, seed: int
@@ -189,24 +179,21 @@ class _Fitted:
     classes: np.ndarray
 
 
-@plain_dataclass
+@plain_dataclass(frozen=True)
 class _Measuring:
-    """The results of the test scans."""
+    """A fitted probe."""
 
     probe: VoxelProbe
     context: DenseContext
     structures: Structures
     fitted: list[_Fitted]
-    scans: list[int]
-    labelled: tuple[str, ...]
-    found: list[Row] = field(default_factory=list)
 
-    def add(self, scan: int, features: DescribedVoxels) -> None:
-        """Segment one test scan with every classifier."""
+    def measure(self, scan: int, features: DescribedVoxels) -> list[Row]:
+        """Segment one test scan with every classifier; one row per structure."""
         probe, context, store = self.probe, self.context, self.context.store
         truth = self.structures.of(store, scan)
         grid = grid_of(body_of(store, scan) | (truth > 0), store.collection.spacings[scan], probe.queries)
-        sources = probe.sources(context, scan, features)
+        sources = sources_of(store, scan, features, probe.controls, place=True)
         described = {name: one.at(grid) for name, one in sources.items()}
         place = place_mm(store, scan, grid)
         columns: dict[str, np.ndarray] = {}
@@ -216,18 +203,19 @@ class _Measuring:
                 label = prefix if name == probe.heads[0] else f"{prefix}{name}/"
                 predicted = one.heads[ENCODER, name].predict(features)
                 columns |= {f"{label}{k}": v for k, v in self._whole(scan, predicted, truth).items()}
-            by_queries = self._on_grid(one, described, place)
-            for label, classes in by_queries.items():
-                columns[f"{prefix}{label}/dice"] = self._dice(classes, truth[tuple(grid.T)])
+            for label, classes in self._on_grid(one, described, place).items():
+                dice = dice_of_voxels(classes, truth[tuple(grid.T)], 1 + len(self.structures))
+                columns[f"{prefix}{label}/dice"] = dice
         if len(self.fitted) > 1:
             columns = {**_means(columns, [f"{one.count}/" for one in self.fitted]), **columns}
-        for number, structure in enumerate(self.structures.names.values()):
-            values = {key: rounded(value[number]) for key, value in columns.items()}
-            self.found.append({**context.ids(scan), "class": structure, **values})
-
-    def rows(self) -> list[Row]:
-        """One row per test scan and structure."""
-        return self.found
+        return [
+            {
+                **context.ids(scan),
+                "class": structure,
+                **{key: rounded(value[number]) for key, value in columns.items()},
+            }
+            for number, structure in enumerate(self.structures.names.values())
+        ]
 
     def _whole(self, scan: int, predicted: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
         """Dice and surface Dice of every structure."""
@@ -253,9 +241,6 @@ class _Measuring:
                 index = one.places.query(place, k=list(range(1, k + 1)))[1]
             found[f"{label}{KNN}"] = _majority(one.classes[index], 1 + len(self.structures))
         return found
-
-    def _dice(self, predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-        return dice_of_voxels(predicted, truth, 1 + len(self.structures))
 
 
 def dice_of_voxels(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:

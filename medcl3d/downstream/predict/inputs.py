@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,11 @@ from medcl3d.io.walk import VOLUMES, files_under, unread
 
 # First tags of DICOM files without a preamble.
 FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
-OTHER_FORMATS = (
-    ".mha",
-    ".mhd",
-    ".nrrd",
-    ".nhdr",
-    ".hdr",
-    ".img",
-    ".mgz",
-    ".mgh",
-    ".dcm",
-    ".npy",
-    ".npz",
-    ".gz",
-    ".zip",
-    ".png",
-)
+OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".npy", ".npz",
+                 ".gz", ".zip", ".png")  # fmt: skip
+FIXED_OPTIONS = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu",
+                 "percentiles", "store_as")  # fmt: skip
+"""Options of `prepare` that a trained network fixes."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +84,8 @@ def _series(
     except (DataError, MachineError) as error:
         if not num_volumes:
             raise
-        say(
-            f"{error}; only the NIfTI files are used"
-        )  # the DICOM files may be a scout or a report of these volumes
+        # The DICOM files may be a scout or a report of these volumes.
+        say(f"{error}; only the NIfTI files are used")
         return [], []
     for note in manifest.notes:
         if without_names(note) != f"{num_volumes + num_others} {NOT_DICOM}":  # reported already
@@ -160,10 +148,9 @@ def origin_of(one: InputScan, identity: str) -> str:
 
 def origin_or_none(one: InputScan, identity: str) -> str | None:
     """As `origin_of`; None if the scan is unreadable."""
-    try:
+    with suppress(DataError):
         return origin_of(one, identity)
-    except DataError:
-        return None
+    return None
 
 
 def missing(
@@ -184,11 +171,9 @@ def missing(
     for scan in scans:
         for file in files_of(scan):
             if file in of:
-                raise ConfigError(
-                    problem=f"{of[file].name} and {scan.name} would both be written to {file}",
-                    remedy="rename one, or process them separately",
-                    place="--out",
-                )
+                problem = f"{of[file].name} and {scan.name} would both be written to {file}"
+                remedy = "rename one, or process them separately"
+                raise ConfigError(problem=problem, remedy=remedy, place="--out")
             of[file] = scan
     own = {scan.path.resolve() for scan in scans} & {file.resolve() for file in of}
     if own:
@@ -211,19 +196,6 @@ def missing(
     return [scan for scan in scans if not existing.issuperset(files_of(scan))]
 
 
-FIXED_OPTIONS = (
-    "nonfinite",
-    "channels",
-    "assume_spacing_mm",
-    "spacing_mm",
-    "intensity",
-    "window_hu",
-    "percentiles",
-    "store_as",
-)
-"""Options of `prepare` that a trained network fixes."""
-
-
 def reason_of(
     error: DataError, options: Mapping[str, Any], trained: str, one: InputScan | None = None
 ) -> str:
@@ -234,11 +206,7 @@ def reason_of(
     """
     fixed = next((name for name in FIXED_OPTIONS if re.search(rf"\b{name}\b", error.remedy)), None)
     if fixed is not None:
-        error.remedy = ""
-    text = str(error) if one is None else str(error).replace(str(one.path), one.shown)
-    if fixed is None:
-        return text
-    value = options.get("kind" if fixed == "intensity" else fixed)
-    settings = f"{fixed} = {value}"
-    remedy_text = f"prepared with {settings}, so repair or leave out this scan"
-    return f"{text}; the {trained} was trained on scans {remedy_text}"
+        value = options.get("kind" if fixed == "intensity" else fixed)
+        prepared = f"the {trained} was trained on scans prepared with {fixed} = {value}"
+        error.remedy = f"{prepared}, so repair or leave out this scan"
+    return str(error) if one is None else str(error).replace(str(one.path), one.shown)

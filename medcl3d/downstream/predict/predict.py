@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.predict.inputs import InputScan, is_volume, missing, origin_of, scans_of
 from medcl3d.downstream.predict.predictor import Predictor, load_run
 from medcl3d.downstream.predict.scan_grid import classes_on
-from medcl3d.downstream.predict.scan_loop import ScanLoop, Words
+from medcl3d.downstream.predict.scan_loop import ScanLoop
 from medcl3d.downstream.trained_scan import other_spacing, prepared, refuse_header
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import require_writable
@@ -29,14 +28,6 @@ ORIGIN = "medcl3d "  # before the origin in a header
 GEOMETRY = ("pixdim", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
 "qoffset_y", "qoffset_z",
                "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-WORDS = Words(
-    title="segmenting",
-    kept="were segmented by this run before",
-    would="be segmented",
-    would_not="not be segmented",
-    failed="were not segmented",
-    done="were",
-)
 
 
 def predict(
@@ -54,12 +45,10 @@ def predict(
 
     run            a finished fine-tuning of the task segmentation
     target         a NIfTI file, or a folder of NIfTI files and DICOM series
-    out            a file .nii.gz for one scan, else a folder, in which a scan keeps its path relative to
-                   `target`
+    out            a file .nii.gz for one scan, else a folder with the relative paths of `target`
     probabilities  also write NAME_probabilities.nii.gz, ``[X, Y, Z, K]``, background first
     intensity      mri, ct or none: normalisation of these scans, if the run was trained on several kinds
-    force          replace existing files; without it, files of another origin are refused before any scan is
-                   segmented
+    force          replace existing files; without it, files of another origin are refused at the start
     check          dry run: read headers, report the files that would be written, and write nothing
 
     ConfigError: invalid run, target or output paths. DataError, after all other scans are done: some scans
@@ -70,7 +59,7 @@ def predict(
         remaining = missing(
             scans, predictor.identity, lambda one: one.files(probabilities), _origin_in, force
         )
-        loop = ScanLoop(remaining, refused, predictor.options, "run", WORDS, say)
+        loop = ScanLoop(remaining, refused, predictor.options, "run", "segmented", say)
         loop.report_kept(len(scans))
         require_writable(out.parent if is_volume(out.name) else out, "--out")
         if check:
@@ -85,15 +74,10 @@ def predict(
             written.extend(_write(volumes, one, predictor.identity, loop.done, force))
 
         with process_group() as device:
-            loop.run(lambda one: _segmented(predictor, one, device, probabilities, say), write, _unexpected)
+            loop.run(lambda one: _segmented(predictor, one, device, probabilities, say), write)
     named = ", ".join(f"{value} {name}" for value, name in predictor.classes.items())
     say(f"{len(scans)} scans segmented in {out}: 0 background, {named}")
     return written
-
-
-def _unexpected(shown: object, error: Exception) -> str:
-    what = textwrap.shorten(f"{type(error).__name__} {error}", 300)
-    return f"{shown}: cannot be segmented: {what}; inspect this file, and segment it alone"
 
 
 def _segmented(
@@ -120,8 +104,9 @@ def _segmented(
 def segment(
     predictor: Predictor, path: Path, device: torch.device | None = None, *, keep: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, ReadyScan]:
-    """Label values ``Int16[X, Y, Z]`` on the grid of a file, with `keep` also probabilities ``Float32[K, X,
-    Y, Z]``, and the scan.
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, probabilities, and the scan.
+
+    keep  also return probabilities ``Float32[K, X, Y, Z]``, else None
 
     DataError if the file is not a scan that fits the network.
     """

@@ -19,10 +19,9 @@ from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.downstream.trained_scan import identity_of, intensity_kind
-from medcl3d.downstream.transfer import compare, read_sidecar, read_weights
+from medcl3d.downstream.transfer import mismatch, read_sidecar, read_weights, unfinished
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
-from medcl3d.training.run_folder import read_status
 
 WEIGHTS = "model.safetensors"
 NEEDED = ("task", "architecture", "label_names", "in_channels", "intensity", "spacing_mm", "patch_size")
@@ -41,8 +40,7 @@ class Predictor:
     classes     label value -> name, sorted; index 0 of the model is background
     options     options of preparation, from the sidecar
     spacing_mm  median over the training scans
-    identity    SHA-256 of weights and sidecar, and the intensity normalisation; equal for runs with the same
-                labels
+    identity    SHA-256 of weights and sidecar, and the intensity normalisation
     """
 
     model: nn.Module
@@ -64,33 +62,24 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     path = run / WEIGHTS
     file = path.with_suffix(".json")
     if not path.is_file():
-        state = read_status(run).get("state") if run.is_dir() else None
-        why = (
-            f"its run is {state}; let it finish"
-            if state
-            else "not a run folder of a fine-tuning; use one, for example runs/fine"
-        )
+        why = unfinished(run) or "not a run folder of a fine-tuning; use one, for example runs/fine"
         raise ConfigError(problem=f"holds no {WEIGHTS}, {why}", place=run)
     sidecar = read_sidecar(path, NEEDED)
     fields = {"task": sidecar["task"], "encoder": sidecar["architecture"]}
     described = parse(fields, _Described, str(file))
     task = task_of(described.task)
     if not isinstance(task, Segmentation):
-        raise ConfigError(
-            problem=f"was trained for {described.task.name}, but predict writes label maps",
-            remedy="use a run of segmentation",
-            place=run,
-        )
+        problem = f"was trained for {described.task.name}, but predict writes label maps"
+        remedy = "use a run of segmentation"
+        raise ConfigError(problem=problem, remedy=remedy, place=run)
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, file)
     channels = int(sidecar["in_channels"])
     model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
     weights = read_weights(path, "fine-tune again, or copy it again")
-    mismatch = compare(weights, model.state_dict())
-    if mismatch.any:
+    different = mismatch(weights, model.state_dict())
+    if different:
         raise ConfigError(
-            problem=f"not the network of {file.name}: {mismatch.words()}",
-            remedy="copy both again",
-            place=path,
+            problem=f"not the network of {file.name}: {different}", remedy="copy both again", place=path
         )
     model.load_state_dict(weights)
     kind = intensity_kind(run, str(sidecar["intensity"]["kind"]), intensity, "--intensity")

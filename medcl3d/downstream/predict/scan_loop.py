@@ -7,23 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medcl3d.core.errors import DataError, UserError
+from medcl3d.core.errors import DataError, UserError, unexpected_error
 from medcl3d.downstream.predict.inputs import InputScan, reason_of
 from medcl3d.io.progress import track
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Words:
-    """The words of a loop's messages, each after a number of scans."""
-
-    title: str
-    kept: str
-    would: str
-    would_not: str
-    failed: str
-    done: str
 
 
 @dataclass
@@ -34,6 +22,7 @@ class ScanLoop:
     refused  the faults so far, of scans that cannot be read
     options  options of `prepare` that training has fixed
     trained  what was trained, "run" or "encoder"
+    verb     what is done to scans, for messages, such as "segmented"
     report   receives each fault and note
     done     number of processed scans
     """
@@ -42,7 +31,7 @@ class ScanLoop:
     refused: list[str]
     options: Mapping[str, Any]
     trained: str
-    words: Words
+    verb: str
     report: Callable[[str], None]
     done: int = 0
 
@@ -50,7 +39,8 @@ class ScanLoop:
         """Report how many of `total` scans have results of an earlier call."""
         left = len(self.scans)
         if left < total:
-            self.report(f"{total - left} of {total} scans {self.words.kept} and are kept; {left} remaining")
+            kept = f"{total - left} of {total} scans were {self.verb} by this run before"
+            self.report(f"{kept} and are kept; {left} remaining")
 
     def dry_run(
         self, refuse: Callable[[Path], None], files_of: Callable[[InputScan], Sequence[Path]]
@@ -66,25 +56,20 @@ class ScanLoop:
         total = len(self.scans)
         if self.refused:
             raise DataError(
-                f"{len(self.refused)} scans would {self.words.would_not}, of {total}: {self.refused[0]}"
+                f"{len(self.refused)} scans would not be {self.verb}, of {total}: {self.refused[0]}"
             )
         self.report(
-            f"{total} scans would {self.words.would}; their headers are valid, voxels were not read; nothing "
+            f"{total} scans would be {self.verb}; their headers are valid, voxels were not read; nothing "
             "was written"
         )
 
-    def run(
-        self,
-        compute: Callable[[InputScan], T],
-        write: Callable[[InputScan, T], None],
-        unexpected: Callable[[object, Exception], str],
-    ) -> None:
+    def run(self, compute: Callable[[InputScan], T], write: Callable[[InputScan, T], None]) -> None:
         """Compute and write the result of each scan. DataError, after all scans, if some were refused.
 
-        unexpected: the message for a scan and an exception that is not ours; errors of `write` end the loop
+        Errors of `write` end the loop.
         """
         cause: Exception | None = None
-        for one in track(self.scans, self.words.title):
+        for one in track(self.scans, f"{self.verb.removesuffix('ed')}ing"):
             try:
                 result = compute(one)
             except DataError as error:
@@ -93,13 +78,13 @@ class ScanLoop:
                 raise
             except Exception as error:  # from any library: the other scans are still processed
                 cause = error
-                self._refuse(unexpected(one.shown, error))
+                self._refuse(unexpected_error(one.shown, error))
             else:
                 write(one, result)
                 self.done += 1
         if self.refused:
-            words = f"{len(self.refused)} scans {self.words.failed}, {self.done} {self.words.done}"
-            raise DataError(words, self.refused[0]) from cause
+            counts = f"{len(self.refused)} scans were not {self.verb}, {self.done} were"
+            raise DataError(counts, self.refused[0]) from cause
 
     def _refuse(self, reason: str) -> None:
         self.refused.append(reason)

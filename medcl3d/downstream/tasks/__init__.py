@@ -29,10 +29,4 @@ if TYPE_CHECKING:
     from medcl3d.downstream.tasks.structure_at_centre import StructureAtCentre
 
     # A type checker verifies that each is a task.
-    _TASKS: tuple[type[Task], ...] = (
-        Classification,
-        Multilabel,
-        Regression,
-        Segmentation,
-        StructureAtCentre,
-    )
+    _TASKS: tuple[type[Task], ...] = (Classification, Multilabel, Regression, Segmentation, StructureAtCentre)

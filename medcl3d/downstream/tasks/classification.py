@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,75 +14,35 @@ from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, inside
-from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import (
-    CropBatch,
-    CropDataset,
-    Example,
-    answers,
-    random_crop,
-    whole_scans,
-)
+from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
-from medcl3d.downstream.targets import balancing, case_rows, lacking, once_per_store, patients_of
-from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.targets import Measurement, balancing, case_rows, lacking, once_per_store, patients_of
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.classification import classification_metrics
-from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
 MAX_CLASSES = 100
 
 
-class CropClassification(ABC):
+class CropClassification(CropTask):
     """Common part of tasks with one class per crop; a task defines the crops and their classes."""
-
-    decodes: ClassVar[bool] = False
 
     @abstractmethod
     def class_names(self, store: Store) -> tuple[str, ...]:
         """The classes in the order of their indices."""
 
     @abstractmethod
-    def has_target(self, store: Store, scan: int) -> bool:
-        """Whether a scan of the store can train or test this task."""
-
-    @abstractmethod
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
-        """A box of a training scan and the index of its class."""
-
-    @abstractmethod
-    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """The examples to classify by a trained or frozen network: the same in every run."""
-
-    @abstractmethod
     def classes_in(self, store: Store, scan: int) -> list[str]:
         """The classes in a labelled scan."""
-
-    def stratum(self, store: Store, scan: int) -> int:
-        """0: no strata."""
-        return 0
 
     def check(self, store: Store) -> None:
         """ConfigError if the store lacks the classes."""
         self.class_names(store)
-
-    def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        """``Float[K]``: the weight of each class in the loss."""
-        return np.ones(len(self.class_names(store)))
-
-    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """``Float[N]``: the weights of the classes of crops."""
-        return torch.from_numpy(self.weights(store, scans)).float()[targets]
-
-    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """``Int64[N]``: the class indices of examples."""
-        return np.array([example.target for example in examples])
 
     def probe_metrics(
         self,
@@ -92,31 +52,18 @@ class CropClassification(ABC):
         examples: Sequence[Example],
         store: Store,
         seed: int,
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+    ) -> Measurement:
         """Metrics of a probe on the test examples, and one row per example.
 
         DataError if its training examples have one class.
         """
         names = self.class_names(store)
         check_classes(known, names)
-        return measured(probe.probabilities(known, features, len(names), seed), examples, names, store, seed)
+        return self.measure(probe.probabilities(known, features, len(names), seed), examples, store, seed)
 
     def model(self, network: Network, store: Store) -> Classifier:
         """The network with a linear head."""
         return Classifier(network, len(self.class_names(store)))
-
-    def dataset(
-        self,
-        store: Store,
-        plan: Plan,
-        patch_size: Triple,
-        recipe: ViewRecipe,
-        steps: int,
-        rank: int,
-        world_size: int,
-    ) -> CropDataset:
-        """Crops of the scans of the plan."""
-        return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Weighted cross-entropy of the augmented crops of one rank."""
@@ -128,40 +75,24 @@ class CropClassification(ABC):
         accuracy = (logits.argmax(1) == batch.targets).float().mean()
         return Loss(value, {"loss": all_mean(value.detach()), "training_accuracy": all_mean(accuracy)})
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        store: Store,
-        scans: Sequence[int],
-        patch_size: Triple,
-        device: torch.device,
-        dtype: torch.dtype | None,
-        seed: int,
-    ) -> Evaluation:
-        """AUROC, balanced accuracy and accuracy of the examples of the test scans."""
-        model.eval()
-        examples = self.examples(store, scans, patch_size)
-        probabilities = answers(lambda crops: model(crops).float().softmax(1), store, examples, device, dtype)
-        metrics, cases = measured(probabilities, examples, self.class_names(store), store, seed)
-        return Evaluation(metrics, cases, {})
+    def output(self, model: nn.Module, store: Store) -> Callable[[Tensor], Tensor]:
+        """Class probabilities."""
+        return lambda crops: model(crops).float().softmax(1)
 
-
-def measured(
-    probabilities: np.ndarray, examples: Sequence[Example], names: Sequence[str], store: Store, seed: int
-) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-    """Metrics of ``probabilities [N, K]`` with intervals over patients, and one row per example."""
-    rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
-    targets = np.array([example.target for example in examples])
-    cases = [
-        {
-            **row,
-            "class": names[target],
-            "predicted": names[int(shares.argmax())],
-            "probability": round(float(shares[target]), 6),
-        }
-        for row, target, shares in zip(rows, targets.tolist(), probabilities, strict=True)
-    ]
-    return classification_metrics(probabilities, targets, patients_of(rows), seed), cases
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
+        """AUROC, balanced accuracy and accuracy of class probabilities, and one row per example."""
+        names, targets = self.class_names(store), targets_of(examples)
+        rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
+        cases = [
+            {
+                **row,
+                "class": names[target],
+                "predicted": names[int(shares.argmax())],
+                "probability": round(float(shares[target]), 6),
+            }
+            for row, target, shares in zip(rows, targets.tolist(), found, strict=True)
+        ]
+        return classification_metrics(found, targets, patients_of(rows), seed), cases
 
 
 @TASKS.register("classification")
@@ -215,27 +146,24 @@ class Classification(CropClassification):
 
     def classes_in(self, store: Store, scan: int) -> list[str]:
         """The class of the scan."""
-        return [self.class_names(store)[self.stratum(store, scan)]]
+        return [self.class_names(store)[self.target_of(store, scan)]]
 
-    def stratum(self, store: Store, scan: int) -> int:
-        """The class index of a scan."""
-        return self.class_names(store).index(str(self._values(store)[scan]))
+    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
+        """``Float[N]``: the weights of the classes of crops."""
+        return torch.from_numpy(self.weights(store, scans)).float()[targets]
 
     def weights(self, store: Store, scans: np.ndarray) -> np.ndarray:
-        """1, or inversely proportional to the number of these scans in a class, with mean 1 over the
-        scans.
-        """
+        """``Float[K]``: 1, or inversely proportional to the number of these scans in a class, with mean 1."""
         names = self.class_names(store)
         if self.class_weights == "none":
             return np.ones(len(names))
         counts = np.array([(self._values(store)[scans] == name).sum() for name in names])
         return balancing(counts)
 
-    def draw(self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator) -> tuple[Box, int]:
-        """A random crop of the scan, and the class of the scan."""
-        return random_crop(store, scan, patch_size, rng), self.stratum(store, scan)
+    def target_of(self, store: Store, scan: int) -> int:
+        """The class index of a scan."""
+        return self.class_names(store).index(str(self._values(store)[scan]))
 
-    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """One per scan: the crops that cover it."""
-        examples = whole_scans(store, scans, patch_size)
-        return [replace(example, target=self.stratum(store, example.scan)) for example in examples]
+    def stratum(self, store: Store, scan: int) -> int:
+        """The class index of a scan."""
+        return self.target_of(store, scan)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,19 +14,13 @@ from torch.nn import functional as F
 
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, inside
-from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import (
-    CropBatch,
-    CropDataset,
-    Example,
-    answers,
-    random_crop,
-    whole_scans,
-)
+from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.downstream.targets import (
+    Measurement,
     balancing,
     case_rows,
     lacking,
@@ -34,19 +28,16 @@ from medcl3d.downstream.targets import (
     once_per_store,
     patients_of,
 )
-from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.multilabel import finding_metrics
-from medcl3d.evaluation.statistics.intervals import Interval
-from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
 
 @TASKS.register("multilabel")
 @dataclass(frozen=True, kw_only=True)
-class Multilabel:
+class Multilabel(CropTask):
     """Binary cross-entropy of a linear head on pooled features; each finding is a column of the manifest.
 
     targets        the columns: 1 if a scan has the finding, 0 if not, empty if unknown
@@ -62,7 +53,6 @@ class Multilabel:
 
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
     class_weights: Literal["balanced", "none"] = "balanced"
-    decodes: ClassVar[bool] = False
     each_stratum_first: ClassVar[bool] = True
 
     @once_per_store
@@ -109,19 +99,9 @@ class Multilabel:
         self.truth(store)
         return Classifier(network, len(self.targets))
 
-    def dataset(
-        self,
-        store: Store,
-        plan: Plan,
-        patch_size: Triple,
-        recipe: ViewRecipe,
-        steps: int,
-        rank: int,
-        world_size: int,
-    ) -> CropDataset:
-        """Crops of the scans of the plan. DataError if no finding varies among them."""
-        self._refuse_alike(self.truth(store)[np.unique(plan.anchors)])
-        return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
+    def prepare_training(self, store: Store, scans: np.ndarray) -> None:
+        """DataError if no finding varies among these scans."""
+        self._refuse_alike(self.truth(store)[scans])
 
     def _refuse_alike(self, truth: np.ndarray) -> None:
         if not any({0.0, 1.0} <= set(column.tolist()) for column in truth.T):
@@ -131,11 +111,9 @@ class Multilabel:
                 remedy="raise num_labelled, or use another seed",
             )
 
-    def draw(
-        self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
-    ) -> tuple[Box, tuple[float, ...]]:
-        """A random crop of the scan, and the findings of the scan."""
-        return random_crop(store, scan, patch_size, rng), tuple(self.truth(store)[scan].tolist())
+    def target_of(self, store: Store, scan: int) -> tuple[float, ...]:
+        """The findings of the scan, NaN if unknown."""
+        return tuple(self.truth(store)[scan].tolist())
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
         """``Float[N, K]``: 0 if unknown, else 1; balanced: mean 1 per finding, equal totals for 1 and 0."""
@@ -158,14 +136,9 @@ class Multilabel:
             )
         return Loss(value, {"loss": all_mean(value.detach())})
 
-    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """One per scan: the crops that cover it. Their targets are in the manifest, see `labels`."""
-        return whole_scans(store, scans, patch_size)
-
-    def labels(self, store: Store, examples: Sequence[Example]) -> np.ndarray:
-        """``Float64[N, K]``: the findings of examples, NaN if unknown."""
-        found: np.ndarray = self.truth(store)[[example.scan for example in examples]]
-        return found
+    def output(self, model: nn.Module, store: Store) -> Callable[[Tensor], Tensor]:
+        """The probability of each finding."""
+        return lambda crops: model(crops).float().sigmoid()
 
     def probe_metrics(
         self,
@@ -175,7 +148,7 @@ class Multilabel:
         examples: Sequence[Example],
         store: Store,
         seed: int,
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
+    ) -> Measurement:
         """Metrics on the test examples of one probe per finding, and one row per scan and finding.
 
         A finding that does not vary among the labelled scans gets a constant probability, which measures
@@ -183,29 +156,11 @@ class Multilabel:
         """
         self._refuse_alike(known.targets)
         columns = [_of_finding(probe, known, k, features, seed) for k in range(len(self.targets))]
-        return self._measured(np.stack(columns, axis=1), examples, store, seed)
+        return self.measure(np.stack(columns, axis=1), examples, store, seed)
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        store: Store,
-        scans: Sequence[int],
-        patch_size: Triple,
-        device: torch.device,
-        dtype: torch.dtype | None,
-        seed: int,
-    ) -> Evaluation:
-        """The measures of `finding_metrics`, per finding and averaged; one row per scan and known finding."""
-        model.eval()
-        examples = self.examples(store, scans, patch_size)
-        probabilities = answers(lambda crops: model(crops).float().sigmoid(), store, examples, device, dtype)
-        metrics, cases = self._measured(probabilities, examples, store, seed)
-        return Evaluation(metrics, cases, {})
-
-    def _measured(
-        self, probabilities: np.ndarray, examples: Sequence[Example], store: Store, seed: int
-    ) -> tuple[dict[str, Interval], list[dict[str, Any]]]:
-        truth = self.labels(store, examples)
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
+        """Measures per finding and averaged, and one row per scan and known finding."""
+        truth = targets_of(examples)
         rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
         cases = [
             {
@@ -215,11 +170,11 @@ class Multilabel:
                 "probability": round(float(p), 6),
                 "brier": round(float(p - t) ** 2, 6),
             }
-            for row, predicted, true in zip(rows, probabilities, truth, strict=True)
+            for row, predicted, true in zip(rows, found, truth, strict=True)
             for name, p, t in zip(self.targets, predicted, true, strict=True)
             if np.isfinite(t)
         ]
-        return finding_metrics(probabilities, truth, self.targets, patients_of(rows), seed), cases
+        return finding_metrics(found, truth, self.targets, patients_of(rows), seed), cases
 
 
 def _finding(store: Store, name: str, where: str) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,14 +15,13 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
-from medcl3d.downstream.crop_dataset import CropBatch, CropDataset, answers, random_crop, whole_scans
+from medcl3d.downstream.crop_dataset import CropBatch, Example, random_crop, targets_of
+from medcl3d.downstream.crop_task import CropTask
 from medcl3d.downstream.heads import Classifier
-from medcl3d.downstream.targets import case_rows, lacking, numbers, once_per_store, patients_of
-from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.targets import Measurement, case_rows, lacking, numbers, once_per_store, patients_of
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.regression import regression_metrics
-from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
@@ -53,7 +51,7 @@ class Regressor(nn.Module):
 
 @TASKS.register("regression")
 @dataclass(frozen=True, kw_only=True)
-class Regression:
+class Regression(CropTask):
     """Smooth L1 loss of a linear head on pooled features; the number of a scan is a column of the manifest.
 
     target  the column; scans with an empty value are used neither in training nor in testing
@@ -64,7 +62,6 @@ class Regression:
     """
 
     target: str = "age"
-    decodes: ClassVar[bool] = False
     _units: dict[Path, tuple[float, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -81,55 +78,38 @@ class Regression:
             raise ConfigError(problem=lacking(store, "such column"), place=where)
         return numbers(store, self.target, np.isfinite, where, "is not a number; correct the manifest")
 
+    def check(self, store: Store) -> None:
+        """ConfigError if the manifest lacks the column, or a value is not a number."""
+        self.values(store)
+
     def has_target(self, store: Store, scan: int) -> bool:
         """Whether the column has a number for the scan."""
         return bool(np.isfinite(self.values(store)[scan]))
 
-    def stratum(self, store: Store, scan: int) -> int:
-        """0: no strata."""
-        return 0
+    def target_of(self, store: Store, scan: int) -> float:
+        """The number of the scan."""
+        return float(self.values(store)[scan])
 
     def model(self, network: Network, store: Store) -> Regressor:
         """The network with a linear head."""
         self.values(store)
         return Regressor(network)
 
-    def dataset(
-        self,
-        store: Store,
-        plan: Plan,
-        patch_size: Triple,
-        recipe: ViewRecipe,
-        steps: int,
-        rank: int,
-        world_size: int,
-    ) -> CropDataset:
-        """Crops of the scans of the plan, whose numbers define the standard units.
-
-        ConfigError if they are all equal.
-        """
-        known = self.values(store)[np.unique(plan.anchors)]
+    def prepare_training(self, store: Store, scans: np.ndarray) -> None:
+        """Take the standard units from these scans. ConfigError if their numbers are all equal."""
+        known = self.values(store)[scans]
         spread = float(known.std())
         if spread == 0:
-            raise ConfigError(
-                "task.regression.target",
-                self.target,
-                f"all labelled scans have {known[0]:g}",
-                "use more scans or another column",
-            )
+            problem, remedy = f"all labelled scans have {known[0]:g}", "use more scans or another column"
+            raise ConfigError("task.regression.target", self.target, problem, remedy)
         self._units[store.root] = float(known.mean()), spread
-        return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
     def draw(
         self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
     ) -> tuple[Box, float]:
         """A random crop of the scan, and the number of the scan in standard units."""
         mean, scale = self._units[store.root]
-        return random_crop(store, scan, patch_size, rng), (float(self.values(store)[scan]) - mean) / scale
-
-    def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
-        """Equal weights."""
-        return torch.ones(len(targets))
+        return random_crop(store, scan, patch_size, rng), (self.target_of(store, scan) - mean) / scale
 
     def loss(self, model: nn.Module, batch: CropBatch, recipe: ViewRecipe) -> Loss:
         """Smooth L1 loss of the augmented crops of one rank."""
@@ -138,29 +118,21 @@ class Regression:
             value = F.smooth_l1_loss(found.float(), batch.targets.float())
         return Loss(value, {"loss": all_mean(value.detach())})
 
-    def evaluate(
-        self,
-        model: nn.Module,
-        store: Store,
-        scans: Sequence[int],
-        patch_size: Triple,
-        device: torch.device,
-        dtype: torch.dtype | None,
-        seed: int,
-    ) -> Evaluation:
-        """Mean absolute error and R2 of the test scans; one row per scan, its absolute error as `mae`."""
+    def output(self, model: nn.Module, store: Store) -> Callable[[Tensor], Tensor]:
+        """Numbers in units of the column, with the mean and scale of the training scans."""
         assert isinstance(model, Regressor), "the model of this task"
-        model.eval()
         if store.root in self._units:
             mean, scale = self._units[store.root]
             model.mean.fill_(mean)
             model.scale.fill_(scale)
-        examples = whole_scans(store, scans, patch_size)
-        predicted = answers(model.in_units, store, examples, device, dtype)[:, 0]
-        truth = self.values(store)[np.asarray(scans)]
-        rows = case_rows(store.collection.table.iloc[list(scans)])
+        return model.in_units
+
+    def measure(self, found: np.ndarray, examples: Sequence[Example], store: Store, seed: int) -> Measurement:
+        """Mean absolute error and R2; one row per scan, its absolute error as `mae`."""
+        predicted, truth = found[:, 0], targets_of(examples)
+        rows = case_rows(store.collection.table.iloc[[example.scan for example in examples]])
         cases = [
             {**row, "true": t, "predicted": round(p, 6), "mae": round(abs(p - t), 6)}
             for row, t, p in zip(rows, truth.tolist(), predicted.tolist(), strict=True)
         ]
-        return Evaluation(regression_metrics(predicted, truth, patients_of(rows), seed), cases, {})
+        return regression_metrics(predicted, truth, patients_of(rows), seed), cases

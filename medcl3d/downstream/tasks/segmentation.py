@@ -83,14 +83,8 @@ class Segmentation:
         missing = [value for value in wanted if value not in known]
         if missing or not wanted:
             available = ", ".join(f"{value} ({name})" for value, name in known.items()) or "none"
-            values = missing or list(wanted)
-            raise ConfigError(
-                "classes",
-                values,
-                f"not among the label values of {where}",
-                f"available: {available}",
-                owner="task.segmentation",
-            )
+            problem, remedy = f"not among the label values of {where}", f"available: {available}"
+            raise ConfigError("classes", missing or list(wanted), problem, remedy, owner="task.segmentation")
         return {value: known[value] for value in wanted}
 
     def has_target(self, store: Store, scan: int) -> bool:
@@ -121,17 +115,8 @@ class Segmentation:
         world_size: int,
     ) -> PatchDataset:
         """Patches of the scans of the plan."""
-        return PatchDataset(
-            store,
-            plan,
-            tuple(self.class_names(store)),
-            patch_size,
-            self.foreground_fraction,
-            recipe,
-            steps,
-            rank,
-            world_size,
-        )
+        classes, fraction = tuple(self.class_names(store)), self.foreground_fraction
+        return PatchDataset(store, plan, classes, patch_size, fraction, recipe, steps, rank, world_size)
 
     def loss(self, model: nn.Module, batch: PatchBatch, recipe: ViewRecipe) -> Loss:
         """Dice and cross-entropy of the patches of one rank, augmented if there is a recipe."""
@@ -172,10 +157,8 @@ class Segmentation:
         dtype: torch.dtype | None,
     ) -> np.ndarray:
         """Class indices ``Int16[D, H, W]`` of a scan on the store's grid."""
-        fill = store.scans[scan]["normalisation"]["fill"]
-        found = self.probabilities(
-            model, torch.from_numpy(store.read_volume(scan)), fill, patch_size, device, dtype
-        )
+        volume, fill = torch.from_numpy(store.read_volume(scan)), store.scans[scan]["normalisation"]["fill"]
+        found = self.probabilities(model, volume, fill, patch_size, device, dtype)
         return found.argmax(0).to(torch.int16).cpu().numpy()
 
     @torch.no_grad()
@@ -210,9 +193,7 @@ def augmented(batch: PatchBatch, recipe: ViewRecipe | None) -> tuple[Tensor, Ten
 
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Loss:
-    """Cross-entropy plus 1 - Dice of the foreground: logits ``[N, K, D, H, W]``, class indices ``[N, D, H,
-    W]``.
-    """
+    """Cross-entropy plus 1 - Dice of the foreground; labels: class indices ``[N, D, H, W]``."""
     with torch.autocast(logits.device.type, enabled=False):
         scores, target = logits.float(), labels.long()
         dice, cross_entropy = dice_loss(scores, target), F.cross_entropy(scores, target)

@@ -52,12 +52,9 @@ class StructureAtCentre(CropClassification):
         order = sorted(range(1, values), key=lambda v: (-(table[:, v] > 0).sum(), -table[:, v].sum()))
         chosen = sorted(v for v in order[: self.structures] if v in store.label_names and table[:, v].any())
         if len(chosen) < 2:
-            raise ConfigError(
-                "task.structure_at_centre",
-                None,
-                f"the labels of {store.root} have {len(chosen)} structures, at least two are needed",
-                "prepare scans with their label maps",
-            )
+            problem = f"the labels of {store.root} have {len(chosen)} structures, at least two are needed"
+            remedy = "prepare scans with their label maps"
+            raise ConfigError("task.structure_at_centre", None, problem, remedy)
         return {value: store.label_names[value] for value in chosen}
 
     def class_names(self, store: Store) -> tuple[str, ...]:

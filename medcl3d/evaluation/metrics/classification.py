@@ -35,11 +35,9 @@ def average_precision(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 def _mean_over_classes(measure: ClassMeasure, probabilities: np.ndarray, targets: np.ndarray) -> float:
     num_classes = probabilities.shape[1]
-    known = [
-        measure(probabilities[:, k], positive)
-        for k in (range(num_classes) if num_classes > 2 else (1,))
-        if (positive := targets == k).any() and not positive.all()
-    ]
+    classes = {k: targets == k for k in (range(num_classes) if num_classes > 2 else (1,))}
+    partial = {k: positive for k, positive in classes.items() if positive.any() and not positive.all()}
+    known = [measure(probabilities[:, k], positive) for k, positive in partial.items()]
     return float(np.mean(known)) if known else float("nan")
 
 
@@ -101,7 +99,5 @@ MEASURES: dict[str, Measure] = {
 def classification_metrics(
     probabilities: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Each measure of ``probabilities [N, K]`` and class indices ``[N]`` with its 95% bootstrap interval over
-    patients.
-    """
+    """Measures of ``probabilities [N, K]`` and classes ``[N]`` with 95% bootstrap intervals over patients."""
     return over_drawn_patients(MEASURES, probabilities, targets, patients, seed)

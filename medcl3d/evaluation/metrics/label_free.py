@@ -16,16 +16,10 @@ def label_free(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
         return {}
     # Features of 0 have no direction and stay 0: they are as collapsed as features with one common direction.
-    a, b = (
-        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        for x in (first.astype(float), second.astype(float))
-    )
-    found = {
-        "alignment": alignment(a, b),
-        "uniformity": uniformity(a),
-        "rankme": rankme(first),
-        "alpha_req": alpha_req(first),
-    }
+    of_float = (first.astype(float), second.astype(float))
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in of_float)
+    found = {"alignment": alignment(a, b), "uniformity": uniformity(a)}
+    found |= {"rankme": rankme(first), "alpha_req": alpha_req(first)}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -40,9 +34,7 @@ def alignment(first: np.ndarray, second: np.ndarray) -> float:
 def uniformity(z: np.ndarray) -> float:
     """log of the mean of exp(-2 d^2) over pairs of unit vectors: 0 if all are equal.
 
-    Source: Wang and Isola, ICML 2020, eq. 3.
-
-    NaN for fewer than two vectors.
+    NaN for fewer than two vectors. Source: Wang and Isola, ICML 2020, eq. 3.
     """
     if len(z) < 2:
         return float("nan")

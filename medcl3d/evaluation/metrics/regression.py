@@ -30,7 +30,5 @@ MEASURES: dict[str, Measure] = {"mae": mean_absolute_error, "r2": r2}
 def regression_metrics(
     predictions: np.ndarray, targets: np.ndarray, patients: Sequence[str], seed: int
 ) -> dict[str, Interval]:
-    """Each measure of ``predictions [N]`` and ``targets [N]`` with its 95% bootstrap interval over
-    patients.
-    """
+    """Measures of ``predictions [N]`` and ``targets [N]`` with 95% bootstrap intervals over patients."""
     return over_drawn_patients(MEASURES, predictions, targets, patients, seed)

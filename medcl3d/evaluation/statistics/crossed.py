@@ -78,6 +78,16 @@ class Estimate:
             t = np.where(self.mean == 0, 0.0, np.abs(self.mean) / self.error)
         return np.where(np.isnan(self.df), np.nan, 2 * stats.t.sf(t, self.df))
 
+    def equivalence_p(self, margin: float) -> np.ndarray:
+        """The larger of two one-sided p, with a true mean of at least `margin` in size as null hypothesis.
+
+        NaN for one replicate. Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15.
+        """
+        distance = margin - np.abs(self.mean)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(distance == 0, 0.0, distance / self.error)
+        return np.where(np.isnan(self.df), np.nan, stats.t.sf(t, self.df))
+
 
 def _finite(values: ArrayLike, unit: str) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)

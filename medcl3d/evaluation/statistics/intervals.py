@@ -33,30 +33,6 @@ class Interval:
         return self.known and (self.low > 0 or self.high < 0)
 
 
-def _finite(values: ArrayLike) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise ValueError(f"one finite number per replicate is needed, not {array!r}")
-    return array
-
-
-def _differences(values: ArrayLike, reference: ArrayLike) -> np.ndarray:
-    first, second = _finite(values), _finite(reference)
-    if len(first) != len(second):
-        raise ValueError(f"paired values are needed, not {len(first)} and {len(second)} replicates")
-    return first - second
-
-
-def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of `values` ``[n]`` with Student's t-interval, df = n - 1. ValueError unless all are finite."""
-    array = _finite(values)
-    mean, n = float(array.mean()), len(array)
-    if n == 1:
-        return Interval(mean, float("nan"), float("nan"), 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / np.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n)
-
-
 def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     """Two-sided p of Wilcoxon's signed-rank test, exact with ties: all 2^n signs of the mid-ranks.
 
@@ -64,8 +40,10 @@ def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     coefficients of prod_k (1 + x^rank_k), with doubled ranks, so that mid-ranks are integers. scipy's "exact"
     uses the distribution without ties; its "auto" permutes the mid-ranks, but only for n <= 13.
     """
-    difference = _differences(values, reference)
-    scale = max(np.abs(_finite(values)).max(), np.abs(_finite(reference)).max())
+    first, second = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or not np.isfinite([first, second]).all():
+        raise ValueError(f"paired finite values are needed, not {first!r} and {second!r}")
+    difference, scale = first - second, max(np.abs(first).max(), np.abs(second).max())
     if scale > 0:
         # Equal differences may differ by rounding errors; rounding restores ties.
         difference = np.round(difference / scale, 12)
@@ -93,3 +71,28 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     from statsmodels.stats.multitest import multipletests
 
     return np.asarray(multipletests(p, method="holm")[1]) if len(p) else p
+
+
+def in_order(p_values: ArrayLike) -> np.ndarray:
+    """Adjusted p-values of ``p_values [arms, endpoints]``, with endpoints in their preregistered order.
+
+    An arm is tested at an endpoint only if its previous endpoint was rejected. Every arm starts with an equal
+    share of alpha, uses it for each endpoint in turn, and passes it to the other arms once all its endpoints
+    are rejected. The familywise error is at most alpha for any dependence of the p-values. With one endpoint
+    this is Holm's procedure, with one arm fixed-sequence testing. Source: Bretz, Maurer, Brannath and Posch
+    2009, Statistics in Medicine 28 (algorithm 2).
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 2 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p-values [arms, endpoints] must be in [0, 1], not {p!r}")
+    arms, endpoints = p.shape
+    adjusted = np.ones_like(p)
+    position = np.zeros(arms, dtype=int)
+    largest = 0.0
+    while (remaining := np.flatnonzero(position < endpoints)).size:
+        arm = remaining[np.argmin(p[remaining, position[remaining]])]
+        # Each remaining arm has the share alpha / their number.
+        largest = max(largest, min(1.0, float(p[arm, position[arm]]) * remaining.size))
+        adjusted[arm, position[arm]] = largest
+        position[arm] += 1
+    return adjusted

@@ -1,7 +1,8 @@
-"""Cross-dataset ranking of arms, with critical differences of mean ranks."""
+"""Cross-dataset ranking of arms, with critical differences of mean ranks, and a common scale."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,3 +52,16 @@ def ranks(values: np.ndarray, higher: bool = True) -> Ranks:
     p = 1.0 if equal else float(stats.friedmanchisquare(*each.T).pvalue)
     quantile = float(stats.studentized_range.ppf(0.95, k, np.inf)) / np.sqrt(2)
     return Ranks(tuple(each.mean(0).tolist()), n, p, float(quantile * np.sqrt(k * (k + 1) / (6 * n))))
+
+
+def normalised(
+    values: Mapping[str, float], low: float, high: float, higher: bool = True
+) -> dict[str, float] | None:
+    """Arm -> (value - low) / (high - low), a common scale of tasks; None unless `high` is better than `low`.
+
+    Below 0: worse than `low`; above 1: better than `high`. higher: larger values of the metric are better.
+    """
+    span = high - low
+    if not (span > 0 if higher else span < 0):
+        return None
+    return {arm: (value - low) / span for arm, value in values.items()}

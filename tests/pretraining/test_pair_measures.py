@@ -11,8 +11,7 @@ import torch
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.relation import Relation
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.pretraining.pair_distances import QUANTILES, distances_of
-from medcl3d.pretraining.pair_measures import PairFacts
+from medcl3d.pretraining.pair_measures import QUANTILES, PairFacts, distances_of
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

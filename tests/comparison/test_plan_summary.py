@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medcl3d.comparison.forecast import plan_summary
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
+from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.run.execute import execute
 from medcl3d.comparison.run.launch import COST, read_json, record_cost
 from medcl3d.comparison.run.local import LocalLauncher

@@ -1,0 +1,95 @@
+"""Draw docs/pictures/results.svg, and print its numbers: `python docs/results/figure.py`.
+
+One panel per comparison with six replicates or more: the paired difference of each arm to the network without
+pretraining, at the preregistered endpoint, with its 95% t-interval over replicates, from the committed rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+from medcl3d.evaluation.statistics.crossed import over_replicates
+from medcl3d.evaluation.statistics.intervals import Interval
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+RESULTS = Path(__file__).parent
+CONTROLS = ("placebo", "mae", "augmented_views")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One comparison: its committed rows, its endpoint, and the arm without pretraining."""
+
+    title: str
+    unit: str
+    file: str
+    metric: str
+    reference: str
+    endpoint: Mapping[str, int] = field(default_factory=dict)
+
+
+PANELS = (
+    Panel(
+        "brain, frozen", "balanced accuracy", "ixi_structures.csv", "linear/balanced_accuracy", "untrained"
+    ),
+    Panel(
+        "hippocampus, fine-tuned", "Dice", "hippocampus_confirm.csv", "dice", "scratch", {"train.steps": 500}
+    ),
+    Panel("sarcoma, fine-tuned", "Dice", "sarcoma.csv", "dice", "scratch"),
+    Panel("adrenal glands, fine-tuned", "AUROC", "adrenal.csv", "auroc", "scratch", {"num_labelled": 64}),
+)
+
+
+def differences(panel: Panel) -> dict[str, Interval]:
+    """Arm -> its paired difference to the arm without pretraining, in the order of the file."""
+    rows = pd.read_csv(RESULTS / panel.file)
+    for column, value in panel.endpoint.items():
+        rows = rows[rows[column] == value]
+    values = rows.groupby(["arm", "seed"], sort=False)[panel.metric].mean().unstack()
+    others = [arm for arm in values.index if arm != panel.reference]
+    differences = {arm: (values.loc[arm] - values.loc[panel.reference]).to_numpy() for arm in others}
+    return {arm: over_replicates(found).interval() for arm, found in differences.items()}
+
+
+def draw(path: Path) -> None:
+    """Write the figure, and print the numbers."""
+    plt.rcParams.update({"svg.hashsalt": "medcl3d", "svg.fonttype": "none"})  # the same file each time
+    found = [differences(panel) for panel in PANELS]
+    heights = [len(one) + 1.5 for one in found]
+    figure, axes = plt.subplots(
+        len(PANELS), 1, figsize=(7.5, 0.27 * sum(heights) + 0.6), height_ratios=heights, layout="constrained"
+    )
+    for axis, panel, one in zip(axes, PANELS, found, strict=True):
+        for row, (arm, interval) in enumerate(one.items()):
+            control = any(name in arm for name in CONTROLS)
+            axis.errorbar(
+                interval.mean,
+                row,
+                xerr=[[interval.mean - interval.low], [interval.high - interval.mean]],
+                fmt="o",
+                color="#1f5a99",
+                markerfacecolor="white" if control else "#1f5a99",
+                capsize=3,
+            )
+            print(
+                f"{panel.title}; {arm}: {interval.mean:+.3f} [{interval.low:+.3f}, "
+                f"{interval.high:+.3f}], {interval.n} replicates"
+            )
+        axis.axvline(0, color="0.4", linewidth=1)
+        axis.set_yticks(range(len(one)), list(one), fontsize=8)
+        axis.set_ylim(len(one) - 0.5, -0.5)
+        axis.set_title(f"{panel.title}: difference in {panel.unit}", fontsize=9, loc="left")
+        axis.tick_params(axis="x", labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    draw(RESULTS.parent / "pictures" / "results.svg")
