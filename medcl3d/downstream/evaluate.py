@@ -25,7 +25,6 @@ from medcl3d.downstream.dense.voxel_features import DenseEncoder, VoxelFeatures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
 from medcl3d.downstream.dense.voxel_probe import VoxelProbe
 from medcl3d.downstream.few_cases import few_training_cases
-from medcl3d.downstream.finetune import SCRATCH
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.landmarks import Landmarks
 from medcl3d.downstream.probes import (
@@ -42,7 +41,14 @@ from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
-from medcl3d.downstream.transfer import Transfer, load_weights, read_sidecar, weights_path
+from medcl3d.downstream.transfer import (
+    SCRATCH,
+    Transfer,
+    after_step,
+    load_weights,
+    read_sidecar,
+    weights_path,
+)
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.io.disk_space import require_writable
@@ -58,6 +64,7 @@ class EvaluateConfig:
 
     init          scratch (an untrained encoder: the control), the run folder of a pretraining, RUN@STEP
                   (after a step of `train.keep_steps`), or its encoder.safetensors
+    step          the same step as its own field, so that a comparison can vary it; no effect on scratch
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
     num_labelled  number of training patients whose labels are used (default: all)
@@ -74,6 +81,7 @@ class EvaluateConfig:
     encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
     out_dir: Path
     init: str = SCRATCH
+    step: PositiveInt | None = None
     task: choice_in_list(TASKS) | None = None  # type: ignore[valid-type]
     num_labelled: PositiveInt | None = None
     linear: LinearProbe | None = None
@@ -88,6 +96,11 @@ class EvaluateConfig:
     precision: Precision = "auto"
     measured_on: Measured = "test"
     seed: Seed = 0
+
+    @property
+    def source(self) -> str:
+        """`init`, with the step."""
+        return after_step(self.init, self.step)
 
     @property
     def dense(self) -> dict[str, DenseProbe]:
@@ -107,7 +120,7 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if world_size() > 1:
             raise ConfigError(problem="evaluate runs in one process", remedy="start it without torchrun")
         parts = assemble(config)
-        origin = "untrained" if config.init == SCRATCH else f"from {config.init}"
+        origin = "untrained" if config.init == SCRATCH else f"from {config.source}"
         say("\n".join([f"{config.encoder.name}, frozen, {origin}", *parts.notes]))
         if check:
             require_writable(config.out_dir, "out_dir")
@@ -141,13 +154,13 @@ def assemble(config: EvaluateConfig) -> FrozenEvaluation:
     split = split_of(store, config.data).measured_on(config.measured_on)
     task = _checked_task(config, store, split)
     seed_weights(config.seed)
-    decoder = bool(config.dense) and config.voxel_features.maps != "encoder" and _has_decoder(config.init)
+    decoder = bool(config.dense) and config.voxel_features.maps != "encoder" and _has_decoder(config.source)
     network = build_network(config.encoder, store.num_channels, decoder=decoder)
     check_patch_size(network, config.data.patch_size)
     notes: tuple[str, ...] = ()
     if config.init != SCRATCH:
         part: Transfer = "all" if decoder else "encoder"
-        loaded = load_weights(network, Path(config.init), part, split.held_out, store)
+        loaded = load_weights(network, Path(config.source), part, split.held_out, store)
         notes = tuple(f"  {note}" for note in loaded.notes)
     if config.dense:
         DenseEncoder.check(network, config.voxel_features)

@@ -27,7 +27,7 @@ from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.results import SCHEMA, finish
 from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
-from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
+from medcl3d.downstream.transfer import SCRATCH, Transfer, Transferred, after_step, load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.io.disk_space import require_writable
@@ -40,7 +40,6 @@ from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.views import VIEWS, ViewRecipe
 
-SCRATCH = "scratch"
 SPACING_TOLERANCE = 0.1
 NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 
@@ -51,6 +50,7 @@ class FinetuneConfig:
 
     init          scratch, the run folder of a pretraining, RUN@STEP (after a step of `train.keep_steps`), or
                   its encoder.safetensors
+    step          the same step as its own field, so that a comparison can vary it; no effect on scratch
     freeze        encoder: only the decoder and the head are trained
     transfer      what to load: the encoder, or all (with the decoder); ignored for scratch
     num_labelled  number of training patients whose labels are used (default: all); for one seed, fewer
@@ -68,12 +68,18 @@ class FinetuneConfig:
     train: FitOptions
     out_dir: Path
     init: str = SCRATCH
+    step: PositiveInt | None = None
     transfer: Transfer = "encoder"
     freeze: Literal["encoder"] | None = None
     num_labelled: PositiveInt | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     measured_on: Measured = "test"
     seed: Seed = 0
+
+    @property
+    def source(self) -> str:
+        """`init`, with the step."""
+        return after_step(self.init, self.step)
 
 
 @plain_dataclass(frozen=True)
@@ -124,7 +130,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     transferred = (
         None
         if config.init == SCRATCH
-        else load_weights(network, Path(config.init), config.transfer, split.held_out, store)
+        else load_weights(network, Path(config.source), config.transfer, split.held_out, store)
     )
     if config.freeze:
         network.encoder.requires_grad_(False)
@@ -217,7 +223,7 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
         "patch_size": list(config.data.patch_size),
         "precision": config.train.precision,
         "intensity": store.intensity(),
-        "init": config.init,
+        "init": config.source,
         "pretraining_patients": parts.transferred.sidecar["pretraining_patients"]
         if parts.transferred
         else [],

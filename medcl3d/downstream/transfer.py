@@ -24,6 +24,7 @@ from medcl3d.training.run_folder import read_status
 Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
+SCRATCH = "scratch"  # `init` without a pretraining
 WEIGHTS = "encoder.safetensors"
 RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
@@ -104,6 +105,11 @@ def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) 
 
 def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in parts}
+
+
+def after_step(init: str, step: int | None) -> str:
+    """`init` with a step of its pretraining (RUN@STEP); scratch has no steps."""
+    return init if step is None or init == SCRATCH else f"{init}@{step}"
 
 
 def weights_path(source: Path) -> Path:

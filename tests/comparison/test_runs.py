@@ -180,3 +180,13 @@ def test_the_page_names_existing_fields():
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     keys = {key for block in blocks for key in block}
     assert {"family", "executor", "screening"} <= keys <= {field.name for field in fields(CompareConfig)}
+
+
+def test_measured_steps_are_kept_by_the_pretrainings():
+    path = Path(__file__).parents[2] / "configs" / "compare" / "study" / "ixi40_screen.yaml"
+    _, runs = expand(path, "vary.step=[200, 600]", "replicates=1")
+    measured = [run for run in runs if run.measures]
+    assert {run.planned["step"] for run in measured} == {200, 600}
+    assert all("@" not in run.planned["init"] for run in measured)
+    with pytest.raises(ConfigError, match=r"step.*300.*keep_steps: \[300\]"):
+        expand(path, "vary.step=[300]", "replicates=1")

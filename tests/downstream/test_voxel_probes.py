@@ -287,11 +287,13 @@ def test_checkpoints_along_a_run_are_evaluated(ball_root: Path, tmp_path: Path) 
     assert first.keys() == last.keys() and any(not torch.equal(first[key], last[key]) for key in first)
     probe = {"label_propagation": {"queries": 200, "candidates": 300, "controls": False}}
 
-    def measured(init: str, name: str) -> list[dict[str, Any]]:
-        return run(tmp_path, config(ball_root, tmp_path / name, init=init, **probe))["cases"]
+    def measured(init: str, name: str, **fields: int) -> list[dict[str, Any]]:
+        return run(tmp_path, config(ball_root, tmp_path / name, init=init, **probe, **fields))["cases"]
 
     assert measured(f"{run_folder}@4", "a") == measured(str(run_folder), "b")
     assert measured(f"{run_folder}@2", "c") == measured(f"{run_folder}/encoder_2.safetensors", "d")
+    assert measured(str(run_folder), "f", step=2) == measured(f"{run_folder}@2", "c")
+    assert measured("scratch", "g", step=2) == measured("scratch", "h")
     with pytest.raises(ConfigError, match=r"has no weights after step 3, it has steps 2; pretrain with"):
         measured(f"{run_folder}@3", "e")
     with pytest.raises(ConfigError, match="training ends at step 4"):

@@ -140,10 +140,25 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             sets = (measurement.set, dict(cell), arm.set)
             runs.append(run(measured_by, arm_name, cell, measurement, sets, folder, needs))
     check_comparable(runs, config, name)
+    _check_steps(runs, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):
         problem = "a confirmation measures on test patients, not on validation patients"
         raise ConfigError("stage", None, problem, "set `stage: screen`", place=name)
     return runs
+
+
+def _check_steps(runs: Sequence[Run], name: str) -> None:
+    """ConfigError unless pretrainings keep the weights after all steps that are measured."""
+    trained = {run.folder: run.planned["train"] for run in runs if not run.measures}
+    for run in runs:
+        step = run.planned.get("step") if run.measures else None
+        if step is None or run.needs is None:
+            continue
+        train = trained[run.needs]
+        if step not in (*train["keep_steps"], train["steps"]):
+            problem = f"the pretraining of arm {run.name} does not keep its weights after step {step}"
+            remedy = f"set `pretrain: {{train.keep_steps: [{step}]}}`, or use {train['steps']}, its last step"
+            raise ConfigError("step", step, problem, remedy, place=name)
 
 
 def free_fields(command: Command, config: CompareConfig) -> list[str]:
