@@ -32,10 +32,13 @@ SETTINGS = (
     "encoder={unet3d: {channels: [4, 8], strides: [1, 2]}}",
 )
 # Strategies measured on scans of several visits and modalities; all others on ixi40.
-VISITS = ("same_patient", "longitudinal", "cross_modality", "exclude", "sum")
+VISITS = ("same_patient", "longitudinal", "time_decay", "cross_modality", "exclude", "sum")
 # Overrides of a page's configuration for a patch of 16 voxels, or for the other set.
 CHANGES = {
     "multi_crop": ("pairs.multi_crop.local_size=[8, 8, 8]",),
+    "composed_kernels": (
+        "pairs={composed_kernels: {columns: {age: 5}, site: sex, sigma_mm: 30, group_size: 4}}",
+    ),
     "cross_modality": ("pairs={cross_modality: {modalities: [T1w, T2w], across_frames: body}}",),
 }
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"

@@ -73,6 +73,10 @@ EXPECTED = {
     ("metadata_kernel", "age"): ("keeps", "scans of similar age attract"),
     ("tabular_neighbours", "age"): ("keeps", "the second view is of a patient of similar age"),
     ("tabular_neighbours", "patient"): ("drops", "the two views of a pair are of two patients"),
+    ("region_points", "structure"): ("keeps", "points of one structure attract"),
+    ("composed_kernels", "site"): ("drops", "scans of one site attract less and repel more"),
+    ("composed_kernels", "age"): ("keeps", "scans of similar age attract"),
+    ("time_decay", "patient"): ("keeps", "two visits of one patient attract beyond a budget"),
     ("class_labels", "patient"): ("drops", "patients of one class attract"),
 }
 

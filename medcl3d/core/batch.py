@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from medcl3d.core.keys import Keys
+
+REGION = "region_of_point"  # the column of the regions of points in `Keys.metadata`
 
 
 @dataclass(frozen=True)
@@ -20,22 +22,28 @@ class Points:
     key_mm       the positions in the keys of strategies (a placebo shuffles them), same shape
     body_mm      the positions in body coordinates, same shape
     valid        ``Bool[B, P]``: the point is inside the scan and inside every view
+    region       ``Int64[B, P]``: the region of the point, -1: unknown (None: regions are not read)
     """
 
     position_mm: Float64[Tensor, "B P 3"]
     key_mm: Float64[Tensor, "B P 3"]
     body_mm: Float64[Tensor, "B P 3"]
     valid: Bool[Tensor, "B P"]
+    region: Int64[Tensor, "B P"] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Points:
         """Apply `function` to every tensor."""
-        return Points(*(function(getattr(self, f.name)) for f in fields(self)))
+        return Points(**{name: function(tensor) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @staticmethod
     def cat(parts: Iterable[Points]) -> Points:
         """Points of several samples, one after the other."""
-        parts = list(parts)
-        return Points(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Points)))
+        tensors = [part._tensors() for part in parts]
+        return Points(**{name: torch.cat([one[name] for one in tensors]) for name in tensors[0]})
 
 
 @dataclass(frozen=True)

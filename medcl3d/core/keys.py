@@ -83,6 +83,11 @@ class Keys:
             return torch.where(own[name] < 0, torch.nan, own[name].double())
         return self.session_days if name == "session_days" else self.metadata[name]
 
+    @property
+    def are_views(self) -> bool:
+        """Whether all items are views, not points."""
+        return bool((self.point < 0).all())
+
     def same_item(self, other: Keys) -> Bool[Tensor, "N M"]:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
         same = self.sample[:, None] == other.sample

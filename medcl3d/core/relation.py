@@ -18,10 +18,13 @@ class Relation:
 
     positive  ``Float[N, M]`` in [0, 1], attraction P
     negative  ``Float[N, M]`` >= 0, repulsion M
+    budget    ``Float[N, M]`` >= 0, the cosine distance up to which a pair may differ without a loss; NaN for
+              pairs without a budget (None: no pair has one). P = M = 0 for pairs with a budget
     """
 
     positive: Float[Tensor, "N M"]
     negative: Float[Tensor, "N M"]
+    budget: Float[Tensor, "N M"] | None = None
 
 
 def related(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.relation import Relation
+from medcl3d.losses.budget import BudgetedPairs
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum, denominator_kind
 
 
@@ -22,6 +23,7 @@ class ContrastiveLoss(nn.Module):
     temperature  divides cosine similarities
     denominator  `all`: D_i = sum_k (P_ik + M_ik) e^s_ik; `own`: D_ij = (1 - M_ij) e^s_ij + sum_k M_ik e^s_ik
     decoupled    D_i = sum_k M_ik e^s_ik (DCL), not with `own`
+    budget_weight  of the mean of max(0, 1 - cos - budget)^2 over pairs with a budget
 
     The loss of an anchor is L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D); the result is the mean of L_i
     with the weights a_i = min(1, sum_j P_ij). It is computed over the items of this process: under
@@ -32,7 +34,13 @@ class ContrastiveLoss(nn.Module):
     (Yeh 2022, eq. 6).
     """
 
-    def __init__(self, temperature: float = 0.1, denominator: Denominator = "all", decoupled: bool = False):
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        denominator: Denominator = "all",
+        decoupled: bool = False,
+        budget_weight: float = 1.0,
+    ):
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ConfigError(
@@ -45,24 +53,29 @@ class ContrastiveLoss(nn.Module):
             )
         denominator_kind(denominator, decoupled, "ContrastiveLoss")
         self.temperature, self.denominator, self.decoupled = temperature, denominator, decoupled
+        self.budget_weight = budget_weight
 
     def forward(
         self,  # shapes are checked below, with a message for users
         z: Float[Tensor, ...],
         positive: Shaped[Tensor, ...],
         negative: Shaped[Tensor, ...] | None = None,
+        budget: Shaped[Tensor, ...] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss, a scalar in float32 or better.
 
         z         ``Float[N, D]`` embeddings of any length; they are normalised here
         positive  ``[N, N]`` bool, or float weights P in [0, 1]
         negative  ``[N, N]`` bool, or float weights M >= 0; constants of the loss (default: 1 - positive)
+        budget    ``[N, N]`` cosine distance that a pair may have, NaN for none (default: no pair has one); as
+                  `Relation.budget` of a strategy
 
         The diagonals are ignored: no item is related to itself. Items without a positive are not anchors, but
         still repel. ValueError: shapes or weights are wrong. DataError: no item has a positive.
         """
         count = len(z)
-        weights = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
+        given = {"positive": positive, "negative": negative, "budget": budget}
+        weights = {name: weight for name, weight in given.items() if weight is not None}
         if z.ndim != 2:
             raise ValueError(f"z has shape {tuple(z.shape)}; it must be [N, D]")
         for name, weight in weights.items():
@@ -88,7 +101,13 @@ class ContrastiveLoss(nn.Module):
                 "no item has a positive, so the loss is not defined; put at least two items that attract "
                 "into a batch"
             )
-        return total.loss / total.weight
+        loss = total.loss / total.weight
+        if budget is None:
+            return loss
+        own = torch.eye(count, dtype=torch.bool, device=z.device)
+        of_pairs = Relation(attract, repel, budget.detach().to(z).masked_fill(own, torch.nan))
+        excess = BudgetedPairs([(slice(0, count), Tile(of_pairs))]).sum(z, z)
+        return loss + self.budget_weight * excess.loss / excess.weight.clamp(min=1)
 
     def two_views(self, first: Float[Tensor, "N E"], second: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
         """NT-Xent of two views, ``[N, D]`` each: row i attracts row i of the other view; all others repel."""

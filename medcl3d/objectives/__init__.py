@@ -40,7 +40,7 @@ OBJECTIVES = Registry("objective", __name__, owner="objective.{}")
 class Objective(Protocol):
     """The interface of an objective.
 
-    uses       the parts of a Relation that have an effect: "positive", "negative"
+    uses       the parts of a Relation that have an effect: "positive", "negative", "budget"
     decodes    True: the objective trains a decoder too
     dim        dimension of the embeddings whose similarities a strategy gets; 0 if there are several kinds,
                or none

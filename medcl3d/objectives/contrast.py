@@ -12,9 +12,11 @@ from medcl3d.core.embeddings import Embeddings, Loss
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys, world_size
+from medcl3d.losses.budget import BudgetedPairs
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
+from medcl3d.pairs.traits import REPELS
 
 
 def contrast(
@@ -34,7 +36,8 @@ def contrast(
     only_queue_repels: only embeddings in the queue are negatives, not those of this batch.
 
     Points with a position of NaN in their keys are left out. The value is the local sum times the
-    world size over the global weight, since DistributedDataParallel averages gradients over ranks.
+    world size over the global weight, since DistributedDataParallel averages gradients over ranks. If pairs
+    have a budget, budget_weight times the mean of max(0, 1 - cos - b)^2 over them is added.
     DataError if no anchor of any rank has a positive.
     """
     compared = rows if targets is None else targets
@@ -42,12 +45,16 @@ def contrast(
     valid_rows, valid_columns = _is_valid(rows.keys), _is_valid(column_keys)
     z, keys = rows.z[valid_rows], rows.keys[valid_rows]
     columns, column_keys = relating.columns(columns[valid_columns], column_keys[valid_columns])
-    relate_block, tally = relating.tiles(keys, column_keys, z, columns), Tally()
+    if only_queue_repels:  # known before linking, so that a strategy weights only what repels
+        queued = column_keys.linked["support"] >= 0
+        column_keys = replace(column_keys, linked={**column_keys.linked, REPELS: queued})
+    relate_block, tally, budgeted = relating.tiles(keys, column_keys, z, columns), Tally(), BudgetedPairs()
 
     def relate_and_count(block: slice, similarity: Tensor) -> Tile:
         tile = relate_block(block, similarity)
         if only_queue_repels:
             tile = _without_negatives_of_the_batch(tile, column_keys)
+        budgeted.add(block, tile)
         # Targets may lack a row's own view: local views have no target.
         tally.add(tile, similarity, None if targets is None else keys[block].same_item(column_keys).sum())
         return tile
@@ -61,19 +68,26 @@ def contrast(
             "no anchor of this batch has a positive, so the loss is undefined; "
             "draw more samples per step or choose a pair strategy whose samples hold a positive"
         )
+    value = local.loss * world_size() / weight
     metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
+    if relating.budget_weight:
+        own = budgeted.sum(z, columns)
+        pairs = all_sum(own.weight)
+        excess = all_sum(own.loss.detach()) / pairs.clamp(min=1)
+        value = value + relating.budget_weight * own.loss * world_size() / pairs.clamp(min=1)
+        metrics["loss"] = metrics["loss"] + relating.budget_weight * excess
+        metrics |= {"budget_excess": excess, "pairs_with_budget": pairs}
     for name, (top, bottom) in relating.sums.items():
         metrics[name] = all_sum(top.to(z)) / all_sum(bottom.to(z)).clamp(min=1)
-    return Loss(local.loss * world_size() / weight, metrics)
+    return Loss(value, metrics)
 
 
 def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     """Set M = 0 for columns outside the queue."""
     if tile.columns is not None:
         raise ValueError("a tile with some columns only cannot mark the others as ignored")
-    queued = columns.linked["support"] >= 0
     with torch.set_grad_enabled(tile.similarity is not None):
-        negative = tile.relation.negative * queued
+        negative = tile.relation.negative * columns.linked[REPELS]
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
-from medcl3d.core.batch import PairBatch, Points, ViewGroup
+from medcl3d.core.batch import REGION, PairBatch, Points, ViewGroup
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
@@ -24,7 +24,7 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
-from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.pairs.pair_of_crops import relate_points
 
 
 @OBJECTIVES.register("dense")
@@ -40,7 +40,7 @@ class Dense(nn.Module):
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = True
 
     def __init__(
@@ -60,11 +60,7 @@ class Dense(nn.Module):
     ):
         super().__init__()
         denominator_kind(denominator, decoupled, "dense")  # refuses two at once
-        if network.decoder is None:
-            raise ConfigError(
-                problem="the network has no decoder to read points from",
-                remedy="choose an encoder with feature maps",
-            )
+        channels = decoded_channels(network)
         self.num_points, self.tolerance_mm, self.ignore_mm = num_points, tolerance_mm, ignore_mm
         self.dim, self.temperature, self.denominator, self.decoupled = (
             out_dim,
@@ -72,19 +68,11 @@ class Dense(nn.Module):
             denominator,
             decoupled,
         )
-        self.projector = Projector(network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm)
+        self.projector = Projector(channels, hidden_dim, out_dim, num_layers, norm)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One unit vector per point and global view."""
-        return self.embed_decoded(network(batch.main.voxels).decoded, batch)
-
-    def embed_decoded(self, decoded: Float[Tensor, "N C D H W"] | None, batch: PairBatch) -> Embedded:
-        """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
-        if decoded is None or batch.points is None:
-            raise ValueError("the dense objective needs a decoder and a batch with points")
-        features = point_features(decoded, batch.main, batch.points)
-        z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
+        return embed_points(self.projector, network(batch.main.voxels).decoded, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """Compare each point with the points of the global batch."""
@@ -94,7 +82,7 @@ class Dense(nn.Module):
         """The relation of points from a strategy that relates their crops."""
 
         def relate_gated(rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
-            if bool((rows.point < 0).all()):
+            if rows.are_views:
                 return relate(rows, cols, similarity)  # whole views, in an objective that compares both
             crops = relate(crop_keys(rows), crop_keys(cols), similarity)
             # Two points of one view are in the same crop, which a strategy does not relate to itself.
@@ -103,9 +91,34 @@ class Dense(nn.Module):
             positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
             # Different points of attracting crops are negatives.
             negative = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
-            return Relation(positive, (1 - positive) * points.negative * negative)
+            negative = (1 - positive) * points.negative * negative
+            if crops.budget is None:
+                return Relation(positive, negative)
+            # Corresponding points have the budget of their crops.
+            return Relation(positive, negative, crops.budget.masked_fill(points.positive == 0, torch.nan))
 
         return relate_gated
+
+
+def decoded_channels(network: Network) -> int:
+    """The channels of the decoder's map. ConfigError if the network has no decoder."""
+    if network.decoder is None:
+        raise ConfigError(
+            problem="the network has no decoder to read points from",
+            remedy="choose an encoder with feature maps",
+        )
+    return network.decoder.out_channels
+
+
+def embed_points(
+    projector: nn.Module, decoded: Float[Tensor, "N C D H W"] | None, batch: PairBatch
+) -> Embedded:
+    """The embeddings of points from the decoder's map ``[N, C, D, H, W]``."""
+    if decoded is None or batch.points is None:
+        raise ValueError("an objective of points needs a decoder and a batch with points")
+    features = point_features(decoded, batch.main, batch.points)
+    z = projector(rearrange(features, "view point channel -> (view point) channel"))
+    return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
 
 
 def crop_keys(points: Keys) -> Keys:
@@ -126,7 +139,10 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
     keys = group.keys.map(lambda column: column.repeat_interleave(count, dim=0))
     position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows].flatten(0, 1)
     point = torch.arange(count, device=rows.device).repeat(len(rows))
-    return replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
+    found = replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
+    if points.region is None:
+        return found
+    return replace(found, metadata={**keys.metadata, REGION: points.region[rows].flatten(0, 1)})
 
 
 def point_features(

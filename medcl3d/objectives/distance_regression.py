@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 from medcl3d.config.field_types import Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
-from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
 from medcl3d.distributed.collectives import all_mean, all_sum, gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.distances import distance_errors
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.dense import crop_keys, point_features, point_keys
+from medcl3d.objectives.dense import crop_keys, decoded_channels, embed_points
 from medcl3d.objectives.diagnostics import effective_rank
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
@@ -60,24 +59,13 @@ class DistanceRegression(nn.Module):
         num_layers: Annotated[int, Field(ge=1, le=8)] = 2,
     ):
         super().__init__()
-        if network.decoder is None:
-            raise ConfigError(
-                problem="the network has no decoder to read points from",
-                remedy="choose an encoder with feature maps",
-            )
+        channels = decoded_channels(network)
         self.num_points, self.scale_mm = num_points, scale_mm
-        self.projector = Projector(
-            network.decoder.out_channels, hidden_dim, out_dim, num_layers, norm, unit=False
-        )
+        self.projector = Projector(channels, hidden_dim, out_dim, num_layers, norm, unit=False)
 
     def embed(self, network: Network, batch: PairBatch) -> Embedded:
         """One vector of any length per point and global view."""
-        decoded = network(batch.main.voxels).decoded
-        if decoded is None or batch.points is None:
-            raise ValueError("distance_regression needs a decoder and a batch with points")
-        features = point_features(decoded, batch.main, batch.points)
-        z = self.projector(rearrange(features, "view point channel -> (view point) channel"))
-        return {"online": Embeddings(z, point_keys(batch.main, batch.points))}
+        return embed_points(self.projector, network(batch.main.voxels).decoded, batch)
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over pairs of the global batch. DataError if no two points share a frame."""

@@ -12,7 +12,7 @@ from medcl3d.core.embeddings import Embedded, Loss
 from medcl3d.core.relation import Relate
 from medcl3d.encoders.network import Network
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.dense import Dense
+from medcl3d.objectives.dense import Dense, embed_points
 from medcl3d.objectives.projector import HeadNorm
 from medcl3d.objectives.relating import Relating
 from medcl3d.objectives.simclr import SimCLR
@@ -28,7 +28,7 @@ class GlobalDense(nn.Module):
     Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = True
     dim = 0
 
@@ -64,7 +64,7 @@ class GlobalDense(nn.Module):
         """Unit vectors of all views, and of the points of the global ones."""
         features = [network(group.voxels) for group in batch.groups]
         views = self.views.embed_pooled([one.pooled for one in features], batch)
-        points = self.points.embed_decoded(features[0].decoded, batch)
+        points = embed_points(self.points.projector, features[0].decoded, batch)
         return {"views": views["online"], "points": points["online"]}
 
     def gate(self, relate: Relate) -> Relate:

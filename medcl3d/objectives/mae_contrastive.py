@@ -29,7 +29,7 @@ class MAEContrastive(nn.Module):
     views, with two passes through one network.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = True
 
     def __init__(

@@ -38,7 +38,7 @@ class MoCo(nn.Module):
     al., ICCV 2021, eq. 1 (here not scaled by 2 T).
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = False
 
     def __init__(

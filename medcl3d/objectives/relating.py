@@ -58,6 +58,7 @@ class Relating(nn.Module):
     constant_across  key columns: items that share a value in none of them have P = 0 and M = 1, and are not
                      passed to `relate` (None: all are)
     progress         share of the run that is done, which a linking strategy may use; set before each step
+    budget_weight    weight of the pairs with a budget in the loss
     sums             the strategy's own metrics of the rows that were related last
     """
 
@@ -69,6 +70,7 @@ class Relating(nn.Module):
         strategy: PairStrategy | None = None,
         support: EmbeddingQueue | None = None,
         constant_across: tuple[str, ...] | None = None,
+        budget_weight: float = 0.0,
     ):
         super().__init__()
         self.relate, self.strategy, self.support, self.constant_across = (
@@ -77,6 +79,7 @@ class Relating(nn.Module):
             support,
             constant_across,
         )
+        self.budget_weight = budget_weight
         self.sums: Sums = {}
 
     def _link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
@@ -124,6 +127,8 @@ class Relating(nn.Module):
         if self.strategy is not None and needs_features(self.strategy):
             with torch.autocast(z.device.type, enabled=False):
                 rows, cols = self._link(rows, cols, z @ columns.T)
+        elif self.strategy is not None:
+            self.sums = sums_of(self.strategy, rows)
         shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
 
         gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)

@@ -36,7 +36,7 @@ class SimCLR(nn.Module):
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
 
-    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    uses: ClassVar[frozenset[str]] = frozenset({"positive", "negative", "budget"})
     decodes: ClassVar[bool] = False
 
     def __init__(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from medcl3d.pairs.combinators import Exclude as Exclude
     from medcl3d.pairs.combinators import Product as Product
     from medcl3d.pairs.combinators import Sum as Sum
+    from medcl3d.pairs.composed_kernels import ComposedKernels as ComposedKernels
     from medcl3d.pairs.cross_modality import CrossModality as CrossModality
     from medcl3d.pairs.cycle_voxels import CycleVoxels as CycleVoxels
     from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
     from medcl3d.pairs.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from medcl3d.pairs.overlapping_crops import OverlappingCrops as OverlappingCrops
     from medcl3d.pairs.physical_overlap import PhysicalOverlap as PhysicalOverlap
+    from medcl3d.pairs.region_points import RegionPoints as RegionPoints
     from medcl3d.pairs.same_patient import SamePatient as SamePatient
     from medcl3d.pairs.slice_position import SlicePosition as SlicePosition
     from medcl3d.pairs.tabular_neighbours import TabularNeighbours as TabularNeighbours
+    from medcl3d.pairs.time_decay import TimeDecay as TimeDecay
     from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence as VoxelCorrespondence
 
 PAIRS = Registry("pair strategy", __name__)

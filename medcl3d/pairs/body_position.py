@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
-from medcl3d.core.collection import Collection
-from medcl3d.core.geometry import ViewSpec
+from medcl3d.config.field_types import Fraction, NonNegative, Positive
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, StrategyTraits
-from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.pairs.pair_of_crops import PointsOfCrops
 
 
 @PAIRS.register("body_position")
 @dataclass(frozen=True, kw_only=True)
-class BodyPosition:
+class BodyPosition(PointsOfCrops):
     """Across patients P = alpha exp(-d^2 / 2 sigma^2), M = 1 - exp(-d^2 / 2 h^2), d mm apart in the body.
 
     alpha         attraction at the same position in another patient; 0 only removes false negatives
@@ -44,18 +39,6 @@ class BodyPosition:
     sigma_mm: Positive = 5.0
     h_mm: Positive = 10.0
     noise_mm: NonNegative = 0.0
-    num_points: PositiveInt = 32
-    tolerance_mm: NonNegative = 0.0
-    ignore_mm: NonNegative = 5.0
-    min_iou: Fraction = 0.2
-    max_iou: Fraction = 0.8
-
-    def __post_init__(self) -> None:
-        _ = self._crops  # validates the range
-
-    @cached_property
-    def _crops(self) -> OverlappingCrops:
-        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     @property
     def traits(self) -> StrategyTraits:
@@ -66,14 +49,6 @@ class BodyPosition:
             relates_points=True,
         )
 
-    def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can be far enough apart."""
-        return self._crops.anchors(collection)
-
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """Two overlapping crops of scan `anchor`."""
-        return self._crops.sample(collection, anchor, rng)
-
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Weights from distances in body coordinates across scans, from correspondence within a scan."""
         first, second = rows.body + self._noise(rows), cols.body + self._noise(cols)
@@ -81,12 +56,12 @@ class BodyPosition:
         near = self.alpha * torch.exp(-squared / (2 * self.sigma_mm**2))
         far = 1 - torch.exp(-squared / (2 * self.h_mm**2))
         other_patient = rows.patient[:, None] != cols.patient
-        if bool((rows.point < 0).all()):
+        if rows.are_views:
             same_sample = rows.sample[:, None] == cols.sample
             positive = torch.where(other_patient, near, same_sample.double())
             return related(rows, cols, positive, torch.where(same_sample, 0.0, far))
         same_scan = rows.scan[:, None] == cols.scan
-        known = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+        known = self.correspondence(rows, cols)
         positive = torch.where(other_patient, near, known.positive.double())
         # Another scan of the same patient may have another frame; then only body coordinates are comparable.
         exact = known.negative.double()

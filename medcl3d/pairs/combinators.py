@@ -43,6 +43,11 @@ def _built(name: str, parts: Sequence[Choice]) -> tuple[PairStrategy, ...]:
     for number, part in enumerate(parts):
         with inside(name, "parts", number):
             found.append(PAIRS.build(part))
+            if any(traits_of(inner).budget_weight for inner in all_parts(found[-1])):
+                raise ConfigError(
+                    problem=f"{part.name} sets budgets of pairs, which a {name} cannot combine",
+                    remedy="use it alone or in exclude, or set `across: decay`",
+                )
     return tuple(found)
 
 
@@ -280,4 +285,4 @@ class Exclude:
         else:
             distance = torch.cdist(rows.body, cols.body, compute_mode="donot_use_mm_for_euclid_dist")
             same = distance < self.nearer_mm
-        return Relation(relation.positive, relation.negative * ~same)
+        return replace(relation, negative=relation.negative * ~same)

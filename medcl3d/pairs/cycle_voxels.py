@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
-from medcl3d.core.collection import Collection
-from medcl3d.core.geometry import ViewSpec
+from medcl3d.config.field_types import Fraction, Positive
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, StrategyTraits
-from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.pairs.pair_of_crops import PointsOfCrops
 from medcl3d.pairs.traits import PROGRESS, Sums
-from medcl3d.pairs.voxel_correspondence import relate_points
 
 HISTOGRAM_MM = (5, 10, 20)
 
 
 @PAIRS.register("cycle_voxels")
 @dataclass(frozen=True, kw_only=True)
-class CycleVoxels:
+class CycleVoxels(PointsOfCrops):
     """As voxel_correspondence within a patient; across patients P = alpha w for points that find each other.
 
     For a point a and each sample of another patient: b is the point most similar to a among those within
@@ -54,38 +48,18 @@ class CycleVoxels:
     radius_mm: Positive = 20.0
     start: Fraction = 0.3
     ramp: Fraction = 0.2
-    num_points: PositiveInt = 32
-    tolerance_mm: NonNegative = 0.0
-    ignore_mm: NonNegative = 5.0
-    min_iou: Fraction = 0.2
-    max_iou: Fraction = 0.8
-
-    def __post_init__(self) -> None:
-        _ = self._crops  # validates the range
-
-    @cached_property
-    def _crops(self) -> OverlappingCrops:
-        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     @property
     def traits(self) -> StrategyTraits:
         """The traits: a placebo moves the place that is searched, not the points within a patient."""
         return StrategyTraits(signal_columns=("body",), relates_points=True)
 
-    def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can be far enough apart."""
-        return self._crops.anchors(collection)
-
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """Two overlapping crops of scan `anchor`."""
-        return self._crops.sample(collection, anchor, rng)
-
     def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each column's `place` (its point in all views), and each row's cycles ``[N, S]``.
 
         `cycle_to`: the place b in each of S samples (-1: none); `cycle_mm`: e (NaN: none).
         """
-        if bool((cols.point < 0).all()):
+        if cols.are_views:
             return rows, cols
         own, places = _Places.of(rows), _Places.of(cols)
         similar = _largest(similarity, places.of_item, len(places.sample))
@@ -142,10 +116,7 @@ class CycleVoxels:
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Correspondence within a patient, and the cycles across patients after `link`."""
-        same_sample = rows.sample[:, None] == cols.sample
-        if bool((rows.point < 0).all()):
-            return related(rows, cols, same_sample)
-        known = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+        known = self.correspondence(rows, cols)
         if "cycle_to" not in rows.linked:
             return known
         place, to = cols.linked["place"], rows.linked["cycle_to"]

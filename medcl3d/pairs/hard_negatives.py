@@ -21,7 +21,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits, link, relates_points, traits_of
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.traits import num_points_of
+from medcl3d.pairs.traits import REPELS, num_points_of
 
 
 @PAIRS.register("hard_negatives")
@@ -83,8 +83,14 @@ class HardNegatives:
     def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each row's `log_weight`: the logarithm of the factor of e^(beta s), including debiasing."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
-        log_weight = self._log_weight(self.strategies[0].relate(rows, cols, similarity), similarity)
+        log_weight = self._log_weight(self._inner(rows, cols, similarity), similarity)
         return replace(rows, linked={**rows.linked, "log_weight": log_weight}), cols
+
+    def _inner(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
+        """The inner relation; M = 0 for items that the objective does not let repel."""
+        inner = self.strategies[0].relate(rows, cols, similarity)
+        repels = cols.linked.get(REPELS)
+        return inner if repels is None else replace(inner, negative=inner.negative * repels)
 
     def _log_weight(self, inner: Relation, similarity: Float[Tensor, "N M"]) -> Float[Tensor, " N"]:
         """``Float64[N]`` from whole rows, in logarithms, since e^s may be e^100; its gradient is finite."""
@@ -111,7 +117,7 @@ class HardNegatives:
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """M times e^(beta s) and the row's weight."""
-        inner = self.strategies[0].relate(rows, cols, similarity)
+        inner = self._inner(rows, cols, similarity)
         if similarity is None or "log_weight" not in rows.linked:
             return inner
         if self.detach_weights:
@@ -119,5 +125,7 @@ class HardNegatives:
         log_weight = rows.linked["log_weight"]
         if similarity.requires_grad:
             log_weight = self._log_weight(inner, similarity)
-        weight = torch.exp(self.concentration * similarity.double() / self.temperature + log_weight[:, None])
-        return Relation(inner.positive, (inner.negative * weight).to(inner.negative.dtype))
+        log_weights = self.concentration * similarity.double() / self.temperature + log_weight[:, None]
+        # A positive's weight, which has no effect, may be infinite, and 0 times infinity is NaN.
+        weight = torch.exp(log_weights.masked_fill(inner.negative == 0, 0.0))
+        return replace(inner, negative=(inner.negative * weight).to(inner.negative.dtype))

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
-from medcl3d.core.collection import Collection
-from medcl3d.core.geometry import ViewSpec
+from medcl3d.config.field_types import NonNegative, Positive
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, StrategyTraits
-from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.overlapping_crops import OverlappingCrops
-from medcl3d.pairs.voxel_correspondence import relate_points
+from medcl3d.pairs.pair_of_crops import PointsOfCrops
 
 MIRROR = (-1.0, 1.0, 1.0)  # of body coordinates, RAS+
 
 
 @PAIRS.register("mirror_position")
 @dataclass(frozen=True, kw_only=True)
-class MirrorPosition:
+class MirrorPosition(PointsOfCrops):
     """As voxel_correspondence; items near each other's mirror image repel by M (1 + beta k), in any scan.
 
     k = exp(-m^2 / 2 sigma^2) (1 - exp(-d^2 / 2 sigma^2)), with d the distance of two items in body
@@ -38,46 +32,26 @@ class MirrorPosition:
     min_iou, max_iou  overlap of the two crops of a sample
 
     Views (an objective without points): P = 1 within the sample, M as above between views.
-    Flips of left and right in the views contradict it: set `flip_probability: [0, 0.5, 0.5]`.
+    Views that flip left and right are refused, unless beta is 0: set `flip_probability: [0, 0.5, 0.5]`.
     Source: our own; not found elsewhere.
     """
 
     beta: NonNegative = 4.0
     sigma_mm: Positive = 10.0
-    num_points: PositiveInt = 32
-    tolerance_mm: NonNegative = 0.0
-    ignore_mm: NonNegative = 5.0
-    min_iou: Fraction = 0.2
-    max_iou: Fraction = 0.8
-
-    def __post_init__(self) -> None:
-        _ = self._crops  # validates the range
-
-    @cached_property
-    def _crops(self) -> OverlappingCrops:
-        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
 
     @property
     def traits(self) -> StrategyTraits:
         """The traits: a placebo moves the plane in each scan, and with it the place that repels."""
         return StrategyTraits(
-            signal_columns=("body",), signal_weights=frozenset({"negative"}), relates_points=True
+            signal_columns=("body",),
+            signal_weights=frozenset({"negative"}),
+            distinguishes_sides=self.beta > 0,
+            relates_points=True,
         )
-
-    def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can be far enough apart."""
-        return self._crops.anchors(collection)
-
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """Two overlapping crops of scan `anchor`."""
-        return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Correspondence within a scan; repulsion by the distance from the mirror image."""
-        if bool((rows.point < 0).all()):
-            inner = related(rows, cols, rows.sample[:, None] == cols.sample)
-        else:
-            inner = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
+        inner = self.correspondence(rows, cols)
         mirrored = cols.body * cols.body.new_tensor(MIRROR)
         opposite = self._near(rows.body, mirrored) * (1 - self._near(rows.body, cols.body))
         negative = inner.negative.double() * (1 + self.beta * opposite)

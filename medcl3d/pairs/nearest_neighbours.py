@@ -84,4 +84,5 @@ class NearestNeighbours:
         queued = positions >= 0
         near = (rows.linked["neighbours"][:, :, None] == positions).any(1) & queued
         positive = torch.where(queued, near.to(inner.positive.dtype), inner.positive)
-        return Relation(positive, torch.where(queued, 0.0, inner.negative))
+        budget = None if inner.budget is None else inner.budget.masked_fill(queued, torch.nan)
+        return Relation(positive, torch.where(queued, 0.0, inner.negative), budget)

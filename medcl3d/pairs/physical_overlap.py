@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, NonNegative, Positive, PositiveInt
-from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, StrategyTraits
-from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import iou_mm
-from medcl3d.pairs.overlapping_crops import OverlappingCrops
+from medcl3d.pairs.pair_of_crops import PairOfCrops
 
 ROUNDING = 1e-9
 """Largest IoU that rounding gives two boxes that only touch."""
@@ -27,7 +22,7 @@ ROUNDING = 1e-9
 
 @PAIRS.register("physical_overlap")
 @dataclass(frozen=True, kw_only=True)
-class PhysicalOverlap:
+class PhysicalOverlap(PairOfCrops):
     """Soft overlap: in one scan P = IoU^gamma and M = 1 - min(1, IoU / kappa); other scans repel.
 
     gamma             exponent of the IoU: 0.5 falls more slowly, 2 faster; 0: P = 1 at any overlap
@@ -59,24 +54,12 @@ class PhysicalOverlap:
                 "crops that do not overlap do not attract",
                 "raise it, for example to 0.1",
             )
-        _ = self._crops  # validates the range
-
-    @cached_property
-    def _crops(self) -> OverlappingCrops:
-        return OverlappingCrops(min_iou=self.min_iou, max_iou=self.max_iou)
+        super().__post_init__()
 
     @property
     def traits(self) -> StrategyTraits:
         """The traits, with the batch grouping of `samples_per_scan`."""
         return StrategyTraits(constant_across=("scan",), samples_per_scan=self.samples_per_scan)
-
-    def anchors(self, collection: Collection) -> Anchors:
-        """Scans in which two crops can be far enough apart."""
-        return self._crops.anchors(collection)
-
-    def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
-        """Two overlapping crops of scan `anchor`."""
-        return self._crops.sample(collection, anchor, rng)
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P and M from the overlap in one scan; P = 0 and M = 1 elsewhere."""

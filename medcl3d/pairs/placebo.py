@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from medcl3d.core.batch import REGION
 from medcl3d.core.body_coordinates import BODY
 from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PairStrategy, traits_of
 
-# Signals that are not columns of the manifest: shuffled within a sample and within a scan.
+# Signals that are not columns of the manifest: shuffled within a sample (positions and regions of points) and
+# within a scan.
 POINTS, SLICE = "position_mm", "slice"
 
 
@@ -19,8 +21,8 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     """The collection with the strategy's signal columns permuted among scans, once per seed.
 
     All columns are permuted together, which keeps their joint distribution. `body` shifts each scan's body
-    coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm` is left to
-    the loader, which shuffles the positions of the points of a sample.
+    coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm` and
+    the regions of points are left to the loader, which shuffles them among the points of a sample.
     ConfigError if the strategy has no signal column and therefore no placebo.
     """
     signal_columns = traits_of(strategy).signal_columns
@@ -31,7 +33,7 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
             "true: this pair strategy has no signal column to permute",
             "compare it with `augmented_views` instead",
         )
-    names = [name for name in signal_columns if name not in (POINTS, SLICE, BODY)]
+    names = [name for name in signal_columns if name not in (POINTS, SLICE, BODY, REGION)]
     rng = np.random.default_rng([seed, len(collection)])
     order = rng.permutation(len(collection))
     missing = [name for name in names if name not in collection.columns]
@@ -51,3 +53,8 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
 def permutes_points(strategy: PairStrategy) -> bool:
     """Whether a placebo shuffles the positions in the keys of points."""
     return POINTS in traits_of(strategy).signal_columns
+
+
+def permutes_regions(strategy: PairStrategy) -> bool:
+    """Whether a placebo shuffles the regions of points."""
+    return REGION in traits_of(strategy).signal_columns

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medcl3d.pairs.batch_grouping import BatchGrouping
 
 PROGRESS = "progress"  # the linked column with the share of the run that is done
+REPELS = "repels"  # the linked column of the items that an objective lets repel, if these are not all
 Sums: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"  # metric -> numerator and denominator
 
 
@@ -26,8 +27,9 @@ class StrategyTraits:
     """What a strategy declares besides its methods.
 
     signal_columns    key columns that carry the signal: a placebo permutes them (none: no placebo exists)
-    signal_weights    the parts of the relation ("positive", "negative") that carry the signal. An objective
-                      that uses none of them is refused
+    signal_weights    the parts of the relation ("positive", "negative", "budget") that carry the signal. An
+                      objective that uses none of them is refused
+    budget_weight     weight in the loss of the pairs with a budget (0: the relation has no budget)
     constant_across   key columns: two items that share a value in none of them have P = 0 and M = 1 (None:
                       unknown). It makes relating large batches faster
     within_scan       fields that only affect pairs of samples of one scan; reported if they cannot have an
@@ -36,8 +38,11 @@ class StrategyTraits:
     batch_grouping    ``(collection) -> BatchGrouping | None``: the batch grouping
     crosses_patients  whether a sample may hold scans of several patients, which a TorchIO subject cannot
                       represent (None: if one of an inner strategy may)
+    distinguishes_sides  whether `relate` depends on left and right, so that views must not exchange them
     relates_points    whether `relate` also accepts the keys of points. The strategy's `num_points`,
                       `tolerance_mm` and `ignore_mm` then replace those of a dense objective
+    reads_regions     whether `relate` reads the regions of points
+    supervoxel_mm     the regions are supervoxels with this edge, within a sample (None: of label maps)
     inner_draws_only  whether the inner strategies only draw the views, and their relations are not used
     needs_features    whether `relate` needs the columns that `link` adds (None: yes, if there is a `link`)
     queue_size        number of embeddings of earlier batches that are related as further columns
@@ -51,12 +56,16 @@ class StrategyTraits:
 
     signal_columns: tuple[str, ...] = ()
     signal_weights: frozenset[str] = frozenset({"positive", "negative"})
+    budget_weight: float = 0.0
     constant_across: tuple[str, ...] | None = None
     within_scan: tuple[str, ...] = ()
     samples_per_scan: int = 1
     batch_grouping: Callable[[Collection], BatchGrouping | None] | None = None
     crosses_patients: bool | None = None
+    distinguishes_sides: bool = False
     relates_points: bool = False
+    reads_regions: bool = False
+    supervoxel_mm: float | None = None
     inner_draws_only: bool = False
     needs_features: bool | None = None
     queue_size: int = 0
@@ -171,6 +180,12 @@ def crosses_patients(strategy: PairStrategy) -> bool:
 def relates_points(strategy: PairStrategy) -> bool:
     """Whether `relate` accepts the keys of points."""
     return bool(traits_of(strategy).relates_points)
+
+
+def region_traits_of(strategy: PairStrategy) -> StrategyTraits | None:
+    """The traits of the part of a strategy that reads the regions of points; None if none does."""
+    traits = [traits_of(part) for part in all_parts(strategy)] if relates_points(strategy) else []
+    return next((one for one in traits if one.reads_regions), None)
 
 
 def num_points_of(points: object) -> int:

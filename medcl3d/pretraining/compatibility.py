@@ -28,6 +28,7 @@ from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.training.grad_cache import refuse_batch_statistics
 from medcl3d.training.loop import check_ranks
+from medcl3d.views import ViewRecipe, flip_probability_of
 
 if TYPE_CHECKING:
     from medcl3d.pretraining.config import PretrainConfig
@@ -48,6 +49,7 @@ def check_parts(parts: Pretraining) -> None:
     with inside("pairs", config.pairs.name):
         check_uses(config, strategy, objective)
     check_points(strategy, objective)
+    check_sides(config, strategy, parts.learner.recipe)
     if config.train.grad_cache:
         chunk = config.train.grad_cache
         module = cast(nn.Module, objective)
@@ -64,6 +66,20 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
         problem = "the strategy relates crops, and the objective compares points"
         remedy = "set detach_weights to true, or choose an inner strategy that relates points"
         raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")
+
+
+def check_sides(config: PretrainConfig, strategy: PairStrategy, recipe: ViewRecipe) -> None:
+    """ConfigError if views exchange left and right, and the strategy distinguishes them."""
+    flips = flip_probability_of(recipe)
+    if flips[0] and any(traits_of(part).distinguishes_sides for part in all_parts(strategy)):
+        raise ConfigError(
+            "flip_probability",
+            list(flips),
+            f"flips left and right, which pairs.{config.pairs.name} distinguishes",
+            f"set flip_probability to {[0, *flips[1:]]}",
+            owner=f"views.{config.views.name}",
+            colon=False,
+        )
 
 
 def shapes_of_roles(strategy: PairStrategy, collection: Collection, anchors: Anchors) -> dict[str, Triple]:

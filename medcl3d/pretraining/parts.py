@@ -28,6 +28,7 @@ from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import (
     PAIRS,
     PairStrategy,
+    all_parts,
     queue_size,
     relates_points,
     traits_of,
@@ -152,8 +153,9 @@ def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelecti
         relate = objective.gate(relate)
         constant_across = constant_across and (*constant_across, "sample", "frame")
     size = max(queue_size(strategy), queue_size_of(objective))
+    budget_weight = max(traits_of(part).budget_weight for part in all_parts(strategy))
     if not size:
-        return Relating(relate, strategy, constant_across=constant_across)
+        return Relating(relate, strategy, constant_across=constant_across, budget_weight=budget_weight)
     any_view = ViewSpec(0, Box((0, 0, 0), scans.collection.patch_size))
     layout = scans.collection.keys([any_view], np.zeros(1), np.zeros(1))
-    return Relating(relate, strategy, EmbeddingQueue(size, objective.dim, layout))
+    return Relating(relate, strategy, EmbeddingQueue(size, objective.dim, layout), None, budget_weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
-from medcl3d.pairs.placebo import permutes_points
+from medcl3d.pairs.placebo import permutes_points, permutes_regions
+from medcl3d.pairs.traits import region_traits_of
 from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
 from medcl3d.sampling.plan import Plan, RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
+from medcl3d.sampling.regions import regions_at
 from medcl3d.store.scan_selection import ScanSelection
 from medcl3d.store.store import Store
 
@@ -31,7 +33,7 @@ class PairDataset(Dataset[RawBatch]):
     """Item `step` is this rank's contiguous slice of global batch `step`.
 
     num_points: number of points that the views of a sample share, 0 for none. The points of a placebo keep
-    their pairs and lose their positions.
+    their pairs and lose their positions or regions.
     """
 
     store: Store
@@ -152,7 +154,16 @@ class PairDataset(Dataset[RawBatch]):
             else position
         )
         body = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
-        return Points(position[None], key[None], body[None], valid[None])
+        points = Points(position[None], key[None], body[None], valid[None])
+        regions = region_traits_of(self.strategy)
+        if regions is None:
+            return points
+        found = regions_at(
+            self.store, int(self.scans.rows[first]), voxels[chosen.numpy()], regions.supervoxel_mm
+        )
+        if self.is_placebo and permutes_regions(self.strategy):
+            found = rng.permutation(found)
+        return replace(points, region=torch.from_numpy(found)[None])
 
 
 def _inside(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from medcl3d.config.registry import Registry
 
@@ -39,6 +39,20 @@ class ViewRecipe(Protocol):
         labels: Tensor | None = None,
     ) -> ViewResult:
         """Views of crops ``Float[N, C, D, H, W]``, and of label maps ``[N, D, H, W]``."""
+
+
+@runtime_checkable
+class Flips(Protocol):
+    """A recipe that may flip axes."""
+
+    @property
+    def flip_probability(self) -> tuple[float, float, float]:
+        """The probability of a flip of each axis (right, front, head)."""
+
+
+def flip_probability_of(recipe: ViewRecipe) -> tuple[float, float, float]:
+    """The probability of a flip of each axis; 0 for a recipe that does not have any."""
+    return recipe.flip_probability if isinstance(recipe, Flips) else (0.0, 0.0, 0.0)
 
 
 if not TYPE_CHECKING:

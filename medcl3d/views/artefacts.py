@@ -15,8 +15,8 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice
 from medcl3d.core.geometry import Triple
-from medcl3d.views import VIEWS
-from medcl3d.views.recipes import Recipe, ViewResult
+from medcl3d.views import VIEWS, ViewRecipe, flip_probability_of
+from medcl3d.views.recipes import ViewResult
 
 SEED = "torchio_seed"
 SPATIAL_ONLY = Choice("shape")
@@ -36,8 +36,13 @@ Transforms = Annotated[tuple[dict[str, dict[str, Any]], ...], AfterValidator(_kn
 class WithTorchIO:
     """A recipe followed by TorchIO's transforms, one view at a time on the CPU, each with its own seed."""
 
-    first: Recipe
+    first: ViewRecipe
     transforms: tuple[Mapping[str, Mapping[str, Any]], ...]
+
+    @property
+    def flip_probability(self) -> tuple[float, float, float]:
+        """That of the first recipe."""
+        return flip_probability_of(self.first)
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
         """Draw the first recipe's parameters and the seed of TorchIO's transforms."""

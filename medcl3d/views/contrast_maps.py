@@ -14,7 +14,7 @@ from torch import Tensor
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, Fraction
 from medcl3d.core.geometry import Triple
-from medcl3d.views import VIEWS, ViewRecipe
+from medcl3d.views import VIEWS, ViewRecipe, flip_probability_of
 from medcl3d.views.recipes import Fractions, ViewResult
 
 LOOKUP = "lookup"
@@ -38,6 +38,11 @@ class RandomContrast:
     inversion_probability: float = 0.5
     num_clusters: int = 1
     probability: float = 1.0
+
+    @property
+    def flip_probability(self) -> tuple[float, float, float]:
+        """That of the other recipe."""
+        return flip_probability_of(self.then)
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
         """Draw the parameters of the other recipe, then the map, with a fixed number of draws."""

@@ -23,20 +23,10 @@ NAMES = ("low_resolution", "contrast", "gamma", "blur_sigma", "noise_std", "brig
 
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
-    """Distribution of intensity augmentations. Each probability applies to the fields that follow it.
+    """Distribution of intensity augmentations; the fields are those of the recipe `mri`.
 
-    Parameters are drawn independently: uniformly, or log-uniformly if noted.
-
-    blur_probability, blur_sigma, blur_unit   Gaussian, standard deviation between these, in `voxel` or `mm`
-    low_resolution_probability, low_resolution   one factor for all axes, log-uniform: averaged, interpolated
-    noise_probability, noise_std              Gaussian, standard deviation from 0 up to this
-    contrast_probability, contrast            factors about the view's mean, log-uniform
-    brightness_probability, brightness        shift up to this, in both directions
-    gamma_probability, gamma                  exponents on the view's range, log-uniform; mean and spread are
-                                              kept
-    gamma_inverted                            fraction of the gammas applied to the inverted view
-    cutout_probability, cutout_size           a box with these fractions of the axes, anywhere in the view, is
-                                              set to the view's mean
+    Each probability applies to the fields that follow it. Parameters are drawn independently: uniformly, or
+    log-uniformly for `low_resolution`, `contrast` and `gamma`.
     """
 
     blur_probability: float = 0.2

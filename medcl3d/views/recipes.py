@@ -6,8 +6,9 @@ batch at once on the device, so that a view is the same in any batch, on any ran
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,10 @@ from medcl3d.views import VIEWS
 from medcl3d.views.intensity import Intensity
 from medcl3d.views.spatial import Interval, Spatial, voxel_map, warp
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Flips = tuple[Fraction, Fraction, Fraction]
 Degrees = Annotated[float, Field(ge=0, le=180, allow_inf_nan=False)]
 Lean = Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)]
@@ -55,6 +60,11 @@ class Recipe:
 
     spatial: Spatial | None = None
     intensity: Intensity | None = None
+
+    @property
+    def flip_probability(self) -> tuple[float, float, float]:
+        """The probability of a flip of each axis."""
+        return self.spatial.flip_probability if self.spatial else (0.0, 0.0, 0.0)
 
     def draw(self, rng: np.random.Generator, shape: Triple) -> dict[str, np.ndarray]:
         """Draw the parameters of a view of `shape` voxels, with fixed keys and shapes so that they stack."""
@@ -154,35 +164,13 @@ def mri(
     cutout_probability, cutout_size             a box with these fractions of each axis is set to the view's
                                                 mean
     """
-    return Recipe(
-        Spatial(
-            flip_probability=flip_probability,
-            affine_probability=affine_probability,
-            rotation_degrees=rotation_degrees,
-            scale=scale,
-            scale_each_axis=scale_each_axis,
-            shear_degrees=shear_degrees,
-            translation_mm=translation_mm,
-        ),
-        Intensity(
-            blur_probability=blur_probability,
-            blur_sigma=blur_sigma,
-            blur_unit=blur_unit,
-            low_resolution_probability=low_resolution_probability,
-            low_resolution=low_resolution,
-            noise_probability=noise_probability,
-            noise_std=noise_std,
-            contrast_probability=contrast_probability,
-            contrast=contrast,
-            brightness_probability=brightness_probability,
-            brightness=brightness,
-            gamma_probability=gamma_probability,
-            gamma=gamma,
-            gamma_inverted=gamma_inverted,
-            cutout_probability=cutout_probability,
-            cutout_size=cutout_size,
-        ),
-    )
+    given = locals()
+    return Recipe(_with_fields(Spatial, given), _with_fields(Intensity, given))
+
+
+def _with_fields(kind: type[T], given: Mapping[str, Any]) -> T:
+    """The distribution `kind` with those of the given fields that it has."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
 
 
 @VIEWS.register("ct")

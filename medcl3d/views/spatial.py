@@ -46,17 +46,9 @@ def log_uniform(uniform: Float[np.ndarray, ...], interval: tuple[float, float]) 
 
 @dataclass(frozen=True, kw_only=True)
 class Spatial:
-    """Distribution of spatial augmentations.
+    """Distribution of spatial augmentations; the fields are those of the recipe `mri`.
 
-    Parameters are drawn independently: uniformly, or log-uniformly if noted.
-
-    flip_probability     for each of the axes d, h, w
-    affine_probability   of all of the following together
-    rotation_degrees     largest angle about each axis, in both directions
-    scale                factors by which the anatomy is enlarged, log-uniform
-    scale_each_axis      one factor per axis, or one for all
-    shear_degrees        largest angle of shear between two axes
-    translation_mm       largest shift along each axis
+    Parameters are drawn independently: uniformly, or log-uniformly for `scale`.
     """
 
     flip_probability: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -59,10 +59,11 @@ def keys_of(sample: Tensor, valid: Tensor) -> Keys:
 
 
 def relate(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
-    """Soft attraction that decreases with the difference of sample numbers; some pairs are ignored."""
+    """Soft attraction that decreases with the difference of sample numbers; some pairs have a budget."""
     gap = (rows.sample[:, None] - cols.sample).abs().double()
     positive = torch.where(gap < 3, 1 / (1 + gap), 0.0)
-    return related(rows, cols, positive, torch.where(gap == 4, 0.0, 1 - positive))
+    relation = related(rows, cols, positive, torch.where(gap == 4, 0.0, 1 - positive))
+    return dataclasses.replace(relation, budget=torch.where(gap == 4, 0.3, torch.nan))
 
 
 class Model(nn.Module):
@@ -73,7 +74,11 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, keys: Keys) -> Tensor:
         loss = contrast(
-            Embeddings(F.normalize(self.layers(x), dim=1), keys), Relating(relate), 0.2, "all", False
+            Embeddings(F.normalize(self.layers(x), dim=1), keys),
+            Relating(relate, budget_weight=3.0),
+            0.2,
+            "all",
+            False,
         )
         self.metrics = loss.metrics
         return loss.value
@@ -121,6 +126,8 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
             "fraction_ignored",
             "alignment",
             "uniformity",
+            "budget_excess",
+            "pairs_with_budget",
         ):
             torch.testing.assert_close(found["metrics"][name], model.metrics[name], atol=1e-9, rtol=1e-6)
 

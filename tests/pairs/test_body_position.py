@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from medcl3d.core.collection import Collection
 from medcl3d.core.keys import Keys
 from medcl3d.pairs.body_position import BodyPosition
+from medcl3d.pairs.pair_of_crops import relate_points
 from medcl3d.pairs.placebo import placebo
-from medcl3d.pairs.voxel_correspondence import relate_points
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 

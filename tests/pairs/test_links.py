@@ -16,9 +16,12 @@ from torch.nn import functional as F
 
 from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import parse
+from medcl3d.core.embeddings import Embeddings
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.losses.contrastive import Tile, contrastive_sum
+from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import PAIRS, link
 from medcl3d.pairs.augmented_views import AugmentedViews
@@ -235,7 +238,7 @@ def test_the_gradient_through_the_weights_is_that_of_autograd(
 def test_gradients_through_the_weights_are_never_nan() -> None:
     """Rows without a positive or a negative, weights at their lower bound, also at low temperature."""
     keys = views(6)
-    for temperature in (0.1, 0.01):
+    for temperature in (0.1, 0.01, 0.001):
         for chosen in (keys, keys[:2], keys[::2]):
             z = unit(len(chosen)).requires_grad_()
             strategy = HardNegatives(
@@ -308,7 +311,7 @@ def test_parts_of_a_sum_link_columns_under_their_numbers() -> None:
 
 def test_all_strategies_with_a_link_are_tested_here() -> None:
     linking = {name for name in PAIRS.names() if hasattr(PAIRS.get(name), "link")}
-    elsewhere = {"cycle_voxels"}  # of points: test_cycle_voxels.py
+    elsewhere = {"cycle_voxels", "region_points"}  # of points: test_cycle_voxels.py, test_region_points.py
     assert linking == {"nearest_neighbours", "hard_negatives", "sum", "product", "exclude"} | elsewhere
 
 
@@ -332,3 +335,52 @@ def test_points_of_related_crops_refuse_a_gradient_through_the_weights(tiny_stor
     parts.learner(parts.dataset()[0]).value.backward()
     gradients = [p.grad for p in parts.learner.parameters() if p.grad is not None]
     assert gradients and all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("detach_weights", [True, False])
+def test_weights_are_finite_and_exact_if_a_positive_is_near_at_low_temperature(detach_weights: bool) -> None:
+    """e^(s / T) of an identical positive is infinite from T = 0.0014 on."""
+    keys = views(3)
+    z = unit(6)
+    z[1::2] = z[::2]
+    strategy = HardNegatives(inner=VIEWS, temperature=0.001, detach_weights=detach_weights)
+    similarity = (z @ z.T).requires_grad_(not detach_weights)
+    found = strategy.relate(*link(strategy, keys, keys, similarity.detach()), similarity)
+    negative = found.negative.detach().double()
+    repelled = AugmentedViews().relate(keys, keys, None).negative > 0
+    assert torch.isfinite(negative).all() and (negative[~repelled] == 0).all()
+    s = similarity.detach() / 0.001
+    for row in range(6):
+        own = torch.softmax(s[row, repelled[row]], 0) * repelled[row].sum()
+        torch.testing.assert_close(negative[row, repelled[row]], own, rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("detach_weights", [True, False])
+def test_weights_are_relative_to_the_items_that_the_objective_lets_repel(detach_weights: bool) -> None:
+    """MoCo with a queue: negatives of the batch are dropped, and must not lower the weights of the others."""
+    keys, earlier = views(3), views(4, seed=1, first_sample=100)
+    z, queued = unit(6), unit(8, seed=1)
+    strategy = HardNegatives(inner=VIEWS, concentration=2.0, prior=0.1, detach_weights=detach_weights)
+    support = EmbeddingQueue(20, 5, views(1))
+    support.keep(queued.float(), earlier.matrix())
+    relating, seen = Relating(strategy.relate, strategy, support), []
+    relate = relating.relate
+
+    def record(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
+        seen.append(relate(rows, cols, similarity))
+        return seen[-1]
+
+    relating.relate = record
+    leaf = z.clone().requires_grad_()
+    contrast(Embeddings(leaf, keys), relating, 0.1, "all", False, only_queue_repels=True)
+    negative = torch.cat([one.negative.detach() for one in seen]).double()
+    assert (negative[:, :6] == 0).all()
+    s, queued = z @ queued.float().double().T / 0.1, queued.float().double()
+    partner = torch.arange(6) ^ 1
+    positive = (z * z[partner]).sum(1) / 0.1
+    for row in range(6):
+        importance = torch.exp(2 * s[row])
+        hard = importance / importance.mean()
+        total = (hard * s[row].exp()).sum()
+        target = max((total - 0.1 * 8 * positive[row].exp()) / 0.9, 8 * torch.exp(torch.tensor(-10.0)))
+        torch.testing.assert_close(negative[row, 6:], hard * target / total, rtol=1e-4, atol=1e-12)

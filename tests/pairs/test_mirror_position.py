@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcl3d.config.loading import parse
 from medcl3d.core.collection import Collection
+from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.pairs.mirror_position import MirrorPosition
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_body_position import points_in
 from tests.pairs.test_strategies import batch_of_views
@@ -100,3 +106,34 @@ def test_descent_separates_mirror_images_more_than_other_negatives() -> None:
     ContrastiveLoss()(z, positive, relation.negative * (positive == 0)).backward()
     pushed = z.grad[0]
     assert pushed[2] > 3 * pushed[3] > 0
+
+
+@pytest.mark.parametrize(
+    ("views", "named"),
+    [
+        ("mri", "views.mri"),
+        ({"random_contrast": {"then": "ct"}}, "views.random_contrast"),
+        ({"torchio": {"transforms": [{"RandomGamma": {}}], "first": "shape"}}, "views.torchio"),
+    ],
+)
+def test_views_that_flip_left_and_right_are_refused(
+    views: object, named: str, tiny_store: Path, tmp_path: Path
+) -> None:
+    given = {
+        "data": {"root": str(tiny_store), "patch_size": [16, 16, 16]},
+        "pairs": {"exclude": {"inner": "mirror_position", "by": "patient"}},
+        "views": views,
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": "dense",
+        "train": {"steps": 2, "samples_per_step": 4},
+        "out_dir": str(tmp_path),
+    }
+    message = (
+        f"{named}: flip_probability = [0.5, 0.5, 0.5] flips left and right, which pairs.exclude "
+        "distinguishes; set flip_probability to [0, 0.5, 0.5]"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        assemble(parse(given, PretrainConfig, "cfg"))
+    without_beta = {"exclude": {"inner": {"mirror_position": {"beta": 0}}, "by": "patient"}}
+    assemble(parse(given | {"pairs": without_beta}, PretrainConfig, "cfg"))
+    assemble(parse(given | {"views": {"mri": {"flip_probability": [0, 1, 1]}}}, PretrainConfig, "cfg"))

@@ -38,6 +38,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "exclude": {"inner": PARTS[0]},
     "multi_crop": {"local_size": (6, 5, 4), "num_local": 3},
     "metadata_kernel": {"columns": {"age": 10.0, "sex": "equal"}},
+    "composed_kernels": {"columns": {"age": 10.0}, "site": "sex"},
+    "region_points": {"regions": "supervoxels"},
     "tabular_neighbours": {"columns": {"age": 10.0, "sex": "equal"}, "k": 1},
     "class_labels": {"group_size": 1},
     "cross_modality": {"across_frames": "body"},
@@ -47,10 +49,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 # Changes of the collection that they need.
 COLLECTIONS: dict[str, Callable[[Collection], Collection]] = {
     "longitudinal": visits,
+    "time_decay": visits,
     "cross_modality": one_session,
 }
 SOFT = (
     "longitudinal",
+    "time_decay",
     "physical_overlap",
     "tabular_neighbours",
     "multi_crop",

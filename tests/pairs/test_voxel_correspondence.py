@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from medcl3d.core.keys import Keys
-from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence, relate_points
+from medcl3d.pairs.pair_of_crops import relate_points
+from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
 

@@ -43,6 +43,16 @@ def contrastive_loss_loops(
     return total / weight
 
 
+def budget_loss_loops(z: Embeddings, budget: Embeddings) -> float:
+    """The mean over pairs with a budget of max(0, 1 - cos - b)^2; 0 without such a pair."""
+    cosine, excess = _cosine(z), []
+    for i in range(len(z)):
+        for j in range(len(z)):
+            if i != j and not math.isnan(budget[i][j]):
+                excess.append(max(0.0, 1 - cosine[i][j] - budget[i][j]) ** 2)
+    return sum(excess) / len(excess) if excess else 0.0
+
+
 def dcl_loops(z: Embeddings, temperature: float) -> float:
     """DCL (Yeh et al., 2022, eq. 6), pairs are rows i and i + n/2: -s_ij + log sum_{k != i, j} e^s_ik."""
     n, cosine = len(z), _cosine(z)
