@@ -55,7 +55,7 @@ def measured(page: Path, root: Path, changes: Sequence[str] = (), batches: int =
         facts_of(dataset[step], learner.relating, learner.recipe) for step in range(batches)
     ).lines()
     if needs_features(parts.strategy):
-        found.append("before training: without pairs that depend on features")
+        found.append("before training: without pairs and weights that depend on a whole batch")
     return found
 
 

@@ -218,7 +218,7 @@ def audit_of(
         raise DataError(f"{parts.store.root}: no item of {batches} batches is in a structure or has a class")
     notes = []
     if needs_features(parts.strategy) and network is None:
-        notes.append("pairs that depend on features are not included; give an encoder")
+        notes.append("pairs and weights that depend on a whole batch are not included; give an encoder")
     collection = parts.scans.collection
     names = dict(zip(collection.columns["patient"], collection.table["patient"].astype(str), strict=True))
     return counts.result(facts[0].items, batches, distances_of(facts), names, tuple(notes))
