@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-slow mutation lint language reliability security audit pictures measured recovery wheel clean
+.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint language reliability security audit pictures measured recovery wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ demo-small: setup ## run the demo with tiny settings, to test that it works
 
 test: setup ## run the fast tests
 	$(FEW_THREADS) $(BIN)/python -m pytest -n 2 -m 'not slow' --durations 10
+
+test-shapes: setup ## run the fast tests of annotated packages with checks of all shapes
+	CHECK_SHAPES=1 $(FEW_THREADS) $(BIN)/python -m pytest -n 2 -m 'not slow' $(ANNOTATED:%=tests/%)
 
 test-slow: setup ## run the tests that take minutes, and each property on a thousand random collections
 	$(BIN)/python -m pytest -m slow --durations 10
@@ -75,6 +78,9 @@ audit: setup ## look up known vulnerabilities of the installed packages online
 pictures: setup ## redraw the pictures of docs/strategies
 	$(BIN)/medcl3d prepare simulated - --out data/simulated
 	$(BIN)/python docs/strategies/draw.py
+
+# Packages with shapes in their signatures, as in tests/shapes.py.
+ANNOTATED = core pairs losses objectives encoders views sampling
 
 # Folder of the real sets for `make measured`.
 SETS ?= ../shared/data

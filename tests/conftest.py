@@ -15,7 +15,7 @@ import pytest
 
 from tests.shapes import CHECKED
 
-if os.environ.get("CHECK_SHAPES", "1") == "1":
+if os.environ.get("CHECK_SHAPES") == "1":
     jaxtyping.install_import_hook(CHECKED, "tests.shapes.check")
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start

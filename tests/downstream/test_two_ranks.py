@@ -32,7 +32,9 @@ def run(path: Path, config: dict[str, Any], *launcher: str) -> Path:
     return Path(config["out_dir"])
 
 
-@pytest.mark.parametrize("task", ["segmentation", "structure_at_centre"])
+@pytest.mark.parametrize(
+    "task", ["segmentation", pytest.param("structure_at_centre", marks=pytest.mark.slow)]
+)
 def test_two_ranks_train_as_one_process(ball_root: Path, tmp_path: Path, task: str) -> None:
     """Dice is a ratio of sums over all patches: with separate sums per rank this fails."""
     config = {

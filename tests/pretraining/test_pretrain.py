@@ -72,8 +72,8 @@ def curve(folder: Path) -> list[dict[str, float]]:
     ("pairs", "objective", "loader"),
     [
         ("voxel_correspondence", "dense", "store"),
-        ("overlapping_crops", "simclr", "store"),
-        # `dense` and crops are each in a case above.
+        # tests/objectives/test_two_ranks.py has simclr; `dense` and crops are each in a case above or below.
+        pytest.param("overlapping_crops", "simclr", "store", marks=pytest.mark.slow),
         pytest.param("overlapping_crops", "dense", "store", marks=pytest.mark.slow),
         ("same_patient", "simclr", "torchio"),
     ],
@@ -180,16 +180,9 @@ def test_ranks_divide_the_samples_of_one_process(tiny_store: Path) -> None:
         assert torch.equal(alone, torch.cat([first, second]))
 
 
-def test_a_finished_run_is_not_repeated(tiny_store: Path, tmp_path: Path) -> None:
-    config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=1))
+def test_a_run_folder_has_all_its_files_and_is_not_repeated(tiny_store: Path, tmp_path: Path) -> None:
+    config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=2))
     run([str(TOOL), str(config)])
-    before = (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns
-    assert "is done" in run([str(TOOL), str(config)]).stdout
-    assert (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns == before
-
-
-def test_a_run_folder_has_all_its_files(tiny_store: Path, tmp_path: Path) -> None:
-    run([str(TOOL), str(write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run", steps=2)))])
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
         "config.yaml",
@@ -205,6 +198,9 @@ def test_a_run_folder_has_all_its_files(tiny_store: Path, tmp_path: Path) -> Non
     split = json.loads((tiny_store / "split.json").read_text())
     assert sidecar["decoder"] is True and set(sidecar["pretraining_patients"]).isdisjoint(split["test"])
     assert (tmp_path / "run" / "pictures" / "pairs.png").stat().st_size > 10_000
+    before = (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns
+    assert "is done" in run([str(TOOL), str(config)]).stdout
+    assert (tmp_path / "run" / "encoder.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

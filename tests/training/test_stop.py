@@ -40,7 +40,10 @@ def ranks_of(torchrun: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads the ranks from /proc (Linux)")
-@pytest.mark.parametrize(("number", "of_rank_zero"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
+@pytest.mark.parametrize(
+    ("number", "of_rank_zero"),
+    [pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow), (signal.SIGUSR1, True)],
+)
 def test_a_signal_to_one_rank_stops_all(
     tiny_store: Path, tmp_path: Path, whole: Path, number: signal.Signals, of_rank_zero: bool
 ) -> None:
