@@ -37,8 +37,8 @@ def load(
     if isinstance(path, Mapping):
         return _overridden(_in_memory(plain(path)), overrides, model, "configuration")
     path = Path(path)
+    text = _read(path)
     try:
-        text = _read(path)
         tree = Tree(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
