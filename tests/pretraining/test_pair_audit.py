@@ -17,7 +17,8 @@ from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.objectives.dense import point_keys
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.pair_audit import FEW_BATCHES, PAIR_AUDIT, audit, audit_of, shared
+from medcl3d.pretraining.pair_audit import FEW_BATCHES, PAIR_AUDIT, audit, audit_of
+from medcl3d.pretraining.pair_counts import shared
 from medcl3d.pretraining.pair_labels import Classes, Structures
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pretrain import pretrain
