@@ -162,7 +162,7 @@ def test_pairs_of_features_are_audited_with_an_encoder(
 ) -> None:
     parts = pretraining(tiny_store, pairs, objective)
     without = audit_of(parts, Structures(parts.store), batches=4)
-    assert any("depend on features" in note for note in without.notes)
+    assert any("depend on a whole batch" in note for note in without.notes)
     found = audit_of(parts, Structures(parts.store), parts.learner.network.eval(), batches=4)
     assert not found.notes
     if "nearest_neighbours" in pairs:
