@@ -332,8 +332,12 @@ def compare(
         _option(
             "--from",
             "RUN",
-            "Report on finished runs without starting any; a run folder, or a folder of them.",
+            "Report on finished runs without starting any: a run folder, a folder of them, or an archive.",
         ),
+    ] = None,
+    pack: Annotated[
+        Path | None,
+        _option("--pack", "FILE.jsonl.xz", "Also write an archive of the finished runs, without weights."),
     ] = None,
 ) -> None:
     """Run a comparison, or its missing runs, and write the report."""
@@ -343,7 +347,7 @@ def compare(
     # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
     fields = [text for text in overrides or [] if text not in more]
-    run(path, fields, check, [*(from_runs or []), *map(Path, more)])
+    run(path, fields, check, [*(from_runs or []), *map(Path, more)], pack)
 
 
 @command

@@ -42,6 +42,7 @@ from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.report import write_report
+from medcl3d.comparison.run.archive import SUFFIX, is_archive, pack, unpack
 from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.lock import exclusive_start
@@ -49,7 +50,7 @@ from medcl3d.comparison.run.signals import stopped_by_signals
 from medcl3d.comparison.run.slurm import SlurmLauncher
 from medcl3d.comparison.run.stages import check_confirmation
 from medcl3d.config.loading import load
-from medcl3d.core.errors import DataError, UserError
+from medcl3d.core.errors import ConfigError, DataError, UserError
 from medcl3d.io.atomic import write_json, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.output import LosableOutput
@@ -58,12 +59,17 @@ from medcl3d.preprocessing.prepare import prepare
 
 
 def compare(
-    config_path: Path, overrides: Sequence[str] = (), check: bool = False, from_runs: Sequence[Path] = ()
+    config_path: Path,
+    overrides: Sequence[str] = (),
+    check: bool = False,
+    from_runs: Sequence[Path] = (),
+    pack_to: Path | None = None,
 ) -> Path:
     """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
-    check: print the plan and validate every configuration, but run nothing. from_runs: folders with
-    finished runs of this comparison, for a report without starting any run.
+    check: print the plan and validate every configuration, but run nothing. from_runs: folders or archives
+    with finished runs of this comparison, for a report without starting any run. pack_to: an archive of
+    the finished runs, written after the report.
     ConfigError, DataError; Stopped on Ctrl-C or a signal; UserError after the report if runs failed.
     """
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
@@ -72,9 +78,13 @@ def compare(
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
+    if pack_to is not None and not is_archive(pack_to):
+        problem, remedy = "not the name of an archive", f"use a name that ends in {SUFFIX}"
+        raise ConfigError(problem=problem, remedy=remedy, place=f"--pack {pack_to}")
     report = partial(
         _report,
         config=config,
+        pack_to=pack_to,
         arm_types=arm_types_of(runs, config),
         config_path=config_path,
         command=shlex.join(["python", "-m", "medcl3d", "compare", str(config_path), *overrides]),
@@ -82,7 +92,9 @@ def compare(
     )
     if from_runs:
         require_writable(config.report_dir, "out_dir")
-        return report(moved(runs, config, from_runs))
+        unpacked = config.out_dir / "unpacked"
+        roots = [unpack(root, unpacked / root.name) if is_archive(root) else root for root in from_runs]
+        return report(moved(runs, config, roots))
     for line in plan_summary(runs, config):
         console.print(line)
     if check:
@@ -141,8 +153,9 @@ def _report(
     config_path: Path,
     command: str,
     console: Console,
+    pack_to: Path | None,
 ) -> Path:
-    """Analyse the finished runs and write the report; arm_types: by all planned runs."""
+    """Analyse the finished runs and write the report and the archive; arm_types: by all planned runs."""
     check_confirmation(runs, config, str(config_path))
     table = gather(runs, config)
     declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
@@ -170,6 +183,8 @@ def _report(
     write_json(config.report_dir / "conclusion.json", conclusion(analysis))
     console.print(table_of_means)
     console.print(str(path))
+    if pack_to is not None:
+        console.print(f"{pack_to}: {pack(runs, config, pack_to)} runs")
     return path
 
 

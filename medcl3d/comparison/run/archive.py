@@ -1,0 +1,98 @@
+"""Archive of a comparison's finished runs: one small file from which its report can be made again."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.preregistration import file_beside
+from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.run.execute import is_done
+from medcl3d.comparison.run.launch import COST
+from medcl3d.core.errors import DataError
+from medcl3d.io.atomic import open_atomic, write_text
+from medcl3d.pretraining.embedding_export import SCORES
+from medcl3d.pretraining.pair_audit import PAIR_AUDIT
+
+SUFFIX = ".jsonl.xz"
+RESULTS, PROVENANCE, METRICS = "results.json", "provenance.json", "metrics.jsonl"
+FILES = ("config.yaml", "status.json", RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT)
+IDENTIFYING = ("probe", "scan", "patient", "class", "predicted", "probability")  # columns of a case that stay
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path names an archive."""
+    return path.name.endswith(SUFFIX)
+
+
+def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
+    """Write the finished runs to `path`, atomically, and return their number.
+
+    Of each run the configuration, all metrics, the declared metrics of each case, the loss of each logged
+    step, provenance and cost; no weights, pictures, paths of this machine, or features.
+    """
+    declared = file_beside(runs, config)
+    lines = []
+    for run in runs:
+        if is_done(run):
+            files = {name: (run.folder / name) for name in FILES if (run.folder / name).is_file()}
+            texts = {name: _kept(name, file.read_text("utf-8"), config) for name, file in files.items()}
+            inside = run.folder.resolve().relative_to((run.moved_to or config.out_dir).resolve())
+            lines.append({"folder": inside.as_posix(), "files": texts})
+    number = len(lines)
+    if declared.is_file():
+        folder = config.report_dir.relative_to(config.out_dir).as_posix()
+        lines.append({"folder": folder, "files": {declared.name: declared.read_text("utf-8")}})
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    with open_atomic(path) as file:
+        file.write(lzma.compress(text.encode(), preset=9))
+    return number
+
+
+def unpack(path: Path, folder: Path) -> Path:
+    """Write the runs of an archive below `folder`, which is replaced; returns it.
+
+    DataError: the archive is missing, damaged, or names a path outside the folder.
+    """
+    try:
+        rows = [json.loads(line) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
+        files = {Path(row["folder"], name): text for row in rows for name, text in row["files"].items()}
+    except (OSError, lzma.LZMAError, ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = "copy it again, or write it again with --pack"
+        raise DataError(path, f"not an archive of runs: {error}", remedy) from None
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, text in files.items():
+        if name.is_absolute() or ".." in name.parts:
+            raise DataError(path, f"names a path outside the archive: {name}", "do not use it")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, text)
+    return folder
+
+
+def _kept(name: str, text: str, config: CompareConfig) -> str:
+    """The part of a file that a report reads."""
+    if name == RESULTS:
+        results = json.loads(text)
+        results["cases"] = _cases(results.get("cases", []), config)
+        return json.dumps(results)
+    if name == PROVENANCE:
+        return json.dumps({key: value for key, value in json.loads(text).items() if key != "command"})
+    if name == METRICS:
+        rows = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        kept = [{key: row[key] for key in ("step", "loss") if key in row} for row in rows]
+        return "".join(json.dumps(row) + "\n" for row in kept)
+    return text
+
+
+def _cases(cases: Sequence[Mapping[str, Any]], config: CompareConfig) -> list[dict[str, Any]]:
+    """The rows and columns of the declared metrics (`case_values.by_patient` says how these are named)."""
+    metrics = [config.metric, *(one.metric for one in config.later)]
+    columns = {*IDENTIFYING, *metrics, *(part for m in metrics if "/" in m for part in m.split("/", 1))}
+    probes = {metric.split("/", 1)[0] for metric in metrics}
+    rows = [case for case in cases if "probe" not in case or case["probe"] in probes]
+    return [{key: value for key, value in row.items() if key in columns} for row in rows]

@@ -1,0 +1,68 @@
+"""An archive of a comparison's runs gives the same report, and nothing of the machine that ran them."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.run.archive import unpack
+from medcl3d.core.errors import ConfigError, DataError
+
+REPORTED = ("results.md", "conclusion.json")
+
+
+def test_an_archive_gives_the_same_tables_and_figures(
+    comparison: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = comparison(replicates=3)
+    compare(path, pack_to=Path("study.jsonl.xz"))
+    report = Path("runs")
+    found = {name: (report / name).read_text() for name in REPORTED}
+    figures = {file.name: file.read_text() for file in (report / "figures").iterdir()}
+    rows = pd.read_csv(report / "results.csv").drop(columns="folder")
+    assert "curve.svg" in figures and len(rows) == 18
+    shutil.rmtree("runs")
+
+    compare(path, from_runs=[Path("study.jsonl.xz")])
+    assert {name: (report / name).read_text() for name in REPORTED} == found
+    assert {file.name: file.read_text() for file in (report / "figures").iterdir()} == figures
+    pd.testing.assert_frame_equal(pd.read_csv(report / "results.csv").drop(columns="folder"), rows)
+    assert str(tmp_path) not in lzma.decompress(Path("study.jsonl.xz").read_bytes()).decode()
+
+    # Packed again from what was unpacked, it is the same.
+    compare(path, from_runs=[Path("study.jsonl.xz")], pack_to=Path("again.jsonl.xz"))
+    assert Path("again.jsonl.xz").read_bytes() == Path("study.jsonl.xz").read_bytes()
+
+
+def test_an_archive_has_only_the_cases_of_declared_metrics(comparison: Callable[..., Path]) -> None:
+    path = comparison(replicates=1)
+    compare(path, pack_to=Path("a.jsonl.xz"))
+    folder = unpack(Path("a.jsonl.xz"), Path("there"))
+    for packed in folder.rglob("results.json"):
+        whole = json.loads((Path("runs") / packed.relative_to(folder)).read_text())
+        kept = json.loads(packed.read_text())
+        assert kept["metrics"] == whole["metrics"] and len(kept["cases"]) == len(whole["cases"])
+        assert all(set(case) <= {"scan", "patient", "class", "dice"} for case in kept["cases"])
+    assert not list(folder.rglob("*.safetensors"))
+
+
+def test_damaged_and_dangerous_archives_are_refused(comparison: Callable[..., Path]) -> None:
+    path = comparison(replicates=1)
+    with pytest.raises(ConfigError, match=r"--pack rows.csv: not the name of an archive; use a name"):
+        compare(path, pack_to=Path("rows.csv"))
+    assert not Path("runs").exists()
+    Path("bad.jsonl.xz").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"bad.jsonl.xz.*not an archive of runs"):
+        compare(path, from_runs=[Path("bad.jsonl.xz")])
+    line = json.dumps({"folder": "../..", "files": {"x.txt": "a"}}).encode()
+    Path("out.jsonl.xz").write_bytes(lzma.compress(line))
+    with pytest.raises(DataError, match="names a path outside the archive"):
+        compare(path, from_runs=[Path("out.jsonl.xz")])
+    assert not list(Path().resolve().parent.glob("x.txt"))
