@@ -90,7 +90,7 @@ def _kept(name: str, text: str, config: CompareConfig) -> str:
 
 
 def _cases(cases: Sequence[Mapping[str, Any]], config: CompareConfig) -> list[dict[str, Any]]:
-    """The rows and columns of the declared metrics (`case_values.by_patient` says how these are named)."""
+    """The rows and columns of the declared metrics (named as in `case_values.by_patient`)."""
     metrics = [config.metric, *(one.metric for one in config.later)]
     columns = {*IDENTIFYING, *metrics, *(part for m in metrics if "/" in m for part in m.split("/", 1))}
     probes = {metric.split("/", 1)[0] for metric in metrics}
