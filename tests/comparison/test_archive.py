@@ -21,13 +21,13 @@ REPORTED = ("results.md", "conclusion.json")
 def test_an_archive_gives_the_same_tables_and_figures(
     comparison: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = comparison(replicates=3)
+    path = comparison(replicates=2)
     compare(path, pack_to=Path("study.jsonl.xz"))
     report = Path("runs")
     found = {name: (report / name).read_text() for name in REPORTED}
     figures = {file.name: file.read_text() for file in (report / "figures").iterdir()}
     rows = pd.read_csv(report / "results.csv").drop(columns="folder")
-    assert "curve.svg" in figures and len(rows) == 18
+    assert "curve.svg" in figures and len(rows) == 12
     shutil.rmtree("runs")
 
     compare(path, from_runs=[Path("study.jsonl.xz")])

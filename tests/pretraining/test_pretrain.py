@@ -75,7 +75,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
         # tests/objectives/test_two_ranks.py has simclr; `dense` and crops are each in a case above or below.
         pytest.param("overlapping_crops", "simclr", "store", marks=pytest.mark.slow),
         pytest.param("overlapping_crops", "dense", "store", marks=pytest.mark.slow),
-        ("same_patient", "simclr", "torchio"),
+        pytest.param("same_patient", "simclr", "torchio", marks=pytest.mark.slow),
     ],
 )
 def test_two_ranks_train_as_one_process(
@@ -132,9 +132,8 @@ def curve_lines(log: Path) -> list[str]:
     return [line for line in log.read_text().splitlines() if line.endswith("}")]
 
 
-def test_a_signal_stops_all_ranks_after_one_step_and_the_run_resumes(
-    tiny_store: Path, tmp_path: Path
-) -> None:
+@pytest.mark.slow  # tests/training/test_stop.py has two ranks
+def test_a_signal_stops_a_run_after_one_step_and_it_resumes(tiny_store: Path, tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=40))
     cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40))
     run([str(TOOL), str(whole)])
