@@ -72,7 +72,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     ("pairs", "objective", "loader"),
     [
         ("voxel_correspondence", "dense", "store"),
-        # tests/objectives/test_two_ranks.py has simclr; `dense` and crops are each in a case above or below.
+        # tests/objectives/test_two_ranks.py has simclr, tests/sampling the TorchIO loader.
         pytest.param("overlapping_crops", "simclr", "store", marks=pytest.mark.slow),
         pytest.param("overlapping_crops", "dense", "store", marks=pytest.mark.slow),
         pytest.param("same_patient", "simclr", "torchio", marks=pytest.mark.slow),
