@@ -28,7 +28,7 @@ from medcl3d.views import ViewRecipe
 
 
 class CropTask(ABC):
-    """A task of crops; by default the target of a crop is that of its scan."""
+    """A task with one target per crop."""
 
     decodes: ClassVar[bool] = False
 
@@ -52,15 +52,15 @@ class CropTask(ABC):
         """0: no strata."""
         return 0
 
-    def target_of(self, store: Store, scan: int) -> Target:
-        """The target of a scan; a task with other targets defines `draw` and `examples`."""
-        raise NotImplementedError
-
+    @abstractmethod
     def draw(
         self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
     ) -> tuple[Box, Target]:
-        """A random crop of a training scan, and the target of the scan."""
-        return random_crop(store, scan, patch_size, rng), self.target_of(store, scan)
+        """A crop of a training scan, and its target."""
+
+    @abstractmethod
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """The examples of some scans: the same in every run."""
 
     def weigh(self, store: Store, scans: np.ndarray, targets: Tensor) -> Tensor:
         """Equal weights in the loss, shaped as the targets."""
@@ -84,11 +84,6 @@ class CropTask(ABC):
         self.prepare_training(store, np.unique(plan.anchors))
         return CropDataset(store, plan, self, patch_size, recipe, steps, rank, world_size)
 
-    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
-        """One per scan: the crops that cover it; the same in every run."""
-        examples = whole_scans(store, scans, patch_size)
-        return [replace(example, target=self.target_of(store, example.scan)) for example in examples]
-
     def evaluate(
         self,
         model: nn.Module,
@@ -104,3 +99,22 @@ class CropTask(ABC):
         examples = self.examples(store, scans, patch_size)
         outputs = mean_outputs(self.output(model, store), store, examples, device, dtype)
         return Evaluation(*self.measure(outputs, examples, store, seed), {})
+
+
+class ScanTask(CropTask):
+    """A task in which the target of a crop is that of its scan."""
+
+    @abstractmethod
+    def target_of(self, store: Store, scan: int) -> Target:
+        """The target of a scan."""
+
+    def draw(
+        self, store: Store, scan: int, patch_size: Triple, rng: np.random.Generator
+    ) -> tuple[Box, Target]:
+        """A random crop of a training scan, and the target of the scan."""
+        return random_crop(store, scan, patch_size, rng), self.target_of(store, scan)
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """One per scan: the crops that cover it."""
+        examples = whole_scans(store, scans, patch_size)
+        return [replace(example, target=self.target_of(store, example.scan)) for example in examples]

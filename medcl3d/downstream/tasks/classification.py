@@ -16,7 +16,7 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, inside
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
-from medcl3d.downstream.crop_task import CropTask
+from medcl3d.downstream.crop_task import CropTask, ScanTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe, check_classes
 from medcl3d.downstream.targets import Measurement, balancing, case_rows, lacking, once_per_store, patients_of
@@ -97,7 +97,7 @@ class CropClassification(CropTask):
 
 @TASKS.register("classification")
 @dataclass(frozen=True, kw_only=True)
-class Classification(CropClassification):
+class Classification(CropClassification, ScanTask):
     """Cross-entropy of a linear head on pooled features; the class of a scan is a column of the manifest.
 
     target         the column; scans with an empty value are used neither in training nor in testing

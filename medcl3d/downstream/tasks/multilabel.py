@@ -16,7 +16,7 @@ from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, DataError, inside
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, targets_of
-from medcl3d.downstream.crop_task import CropTask
+from medcl3d.downstream.crop_task import ScanTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.probes import Labelled, Probe
 from medcl3d.downstream.targets import (
@@ -37,7 +37,7 @@ from medcl3d.views import ViewRecipe
 
 @TASKS.register("multilabel")
 @dataclass(frozen=True, kw_only=True)
-class Multilabel(CropTask):
+class Multilabel(ScanTask):
     """Binary cross-entropy of a linear head on pooled features; each finding is a column of the manifest.
 
     targets        the columns: 1 if a scan has the finding, 0 if not, empty if unknown

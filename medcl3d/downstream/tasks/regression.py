@@ -16,7 +16,7 @@ from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, Triple
 from medcl3d.distributed.collectives import all_mean
 from medcl3d.downstream.crop_dataset import CropBatch, Example, random_crop, targets_of
-from medcl3d.downstream.crop_task import CropTask
+from medcl3d.downstream.crop_task import ScanTask
 from medcl3d.downstream.heads import Classifier
 from medcl3d.downstream.targets import Measurement, case_rows, lacking, numbers, once_per_store, patients_of
 from medcl3d.downstream.tasks import TASKS
@@ -51,7 +51,7 @@ class Regressor(nn.Module):
 
 @TASKS.register("regression")
 @dataclass(frozen=True, kw_only=True)
-class Regression(CropTask):
+class Regression(ScanTask):
     """Smooth L1 loss of a linear head on pooled features; the number of a scan is a column of the manifest.
 
     target  the column; scans with an empty value are used neither in training nor in testing
