@@ -17,7 +17,7 @@ from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.distributed.collectives import process_group, say, world_size
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
-from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of, whole_scans
+from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of
 from medcl3d.downstream.dense.context import DenseContext, DenseProbe, measure_dense
 from medcl3d.downstream.dense.controls import DescribedVoxels
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
@@ -34,6 +34,7 @@ from medcl3d.downstream.probes import (
     Probe,
     Probed,
     Retrieval,
+    ScanRetrieval,
     finite,
 )
 from medcl3d.downstream.results import finish
@@ -86,7 +87,7 @@ class EvaluateConfig:
     num_labelled: PositiveInt | None = None
     linear: LinearProbe | None = None
     knn: NearestNeighbours | None = None
-    retrieval: Retrieval | None = None
+    retrieval: ScanRetrieval | None = None
     crop_retrieval: Retrieval | None = None
     landmarks: Landmarks | None = None
     voxel_probe: VoxelProbe | None = None
@@ -157,6 +158,8 @@ def assemble(config: EvaluateConfig) -> FrozenEvaluation:
     decoder = bool(config.dense) and config.voxel_features.maps != "encoder" and _has_decoder(config.source)
     network = build_network(config.encoder, store.num_channels, decoder=decoder)
     check_patch_size(network, config.data.patch_size)
+    if config.retrieval is not None and config.retrieval.central_patch is not None:
+        check_patch_size(network, config.retrieval.central_patch, "retrieval.central_patch")
     notes: tuple[str, ...] = ()
     if config.init != SCRATCH:
         part: Transfer = "all" if decoder else "encoder"
@@ -207,7 +210,9 @@ def _checked_task(config: EvaluateConfig, store: Store, split: Split) -> Probed 
             raise ConfigError("crop_retrieval", None, problem, "use linear or knn")
     table = store.collection.table
     if config.retrieval is not None:
-        config.retrieval.queries(table.iloc[_scans_of_sides(config, store, split)[1]])
+        train, test = _scans_of_sides(config, store, split)
+        config.retrieval.queries(table.iloc[test])
+        config.retrieval.examples(store, [*train, *test], config.data.patch_size)
     if config.crop_retrieval is not None:  # classes of crops are known after drawing them
         config.crop_retrieval.check_columns(table.assign(**{"class": ""}))
     context = DenseContext(store, config.data, split, _no_features, config.num_labelled, config.seed)
@@ -241,7 +246,7 @@ def measure(parts: FrozenEvaluation, device: torch.device) -> tuple[Evaluation, 
     if config.retrieval is not None:
         train, test = _scans_of_sides(config, store, split)
         say(f"retrieval among {len(test)} test scans")
-        known, tested = (features(whole_scans(store, side, size)) for side in (train, test))
+        known, tested = (features(config.retrieval.examples(store, side, size)) for side in (train, test))
         table = store.collection.table.iloc[test]
         found.append(("retrieval", config.retrieval.measure(known, tested, table, config.seed)))
     if config.landmarks is not None:

@@ -14,15 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 
-from medcl3d.config.field_types import STRICT, Positive, PositiveInt
-from medcl3d.core.errors import DataError
+from medcl3d.config.field_types import STRICT, Positive, PositiveInt, Size
+from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.core.geometry import Box, triple
+from medcl3d.downstream.crop_dataset import Example, whole_scans
 from medcl3d.downstream.targets import Measurement, case_rows, intervals_of
 from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
 
 if TYPE_CHECKING:
     from medcl3d.core.geometry import Triple
-    from medcl3d.downstream.crop_dataset import Example
     from medcl3d.store.store import Store
 
 MAX_ITERATIONS = 1000
@@ -244,6 +245,40 @@ class Retrieval:
         ]
         names = [name for name in cases[0] if name not in ("scan", "patient", "gallery")]
         return intervals_of(cases, names, seed), cases
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScanRetrieval(Retrieval):
+    """Retrieval of test scans of the same group by their features.
+
+    same           column that defines the groups
+    differ         column in which a query and its gallery must differ, for example modality (default: none)
+    central_patch  voxels of one crop at the centre of each scan, which represents it: scans are then not
+                   recognised by their field of view (default: crops that cover the scan)
+
+    Scans are compared as described in :class:`Retrieval`.
+    """
+
+    central_patch: Size | None = None
+
+    def examples(self, store: Store, scans: Sequence[int], patch_size: Triple) -> list[Example]:
+        """One example per scan. ConfigError if a scan is smaller than `central_patch`."""
+        if self.central_patch is None:
+            return whole_scans(store, scans, patch_size)
+        size = np.array(self.central_patch)
+        margins = store.collection.shapes[list(scans)] - size
+        small = np.flatnonzero((margins < 0).any(1))
+        if len(small):
+            first = scans[small[0]]
+            name, shape = store.collection.table["scan"].iloc[first], store.collection.shapes[first]
+            problem = f"is larger than {len(small)} of {len(scans)} scans; {name} has {shape.tolist()} voxels"
+            smallest = store.collection.shapes[list(scans)].min(0).tolist()
+            field, value = "retrieval.central_patch", [*self.central_patch]
+            raise ConfigError(field, value, problem, f"use at most {smallest}", colon=False)
+        return [
+            Example(int(scan), (Box(triple(margin // 2), self.central_patch),), 0)
+            for scan, margin in zip(scans, margins, strict=True)
+        ]
 
 
 if TYPE_CHECKING:

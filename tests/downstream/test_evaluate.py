@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -14,7 +15,9 @@ from medcl3d.cli import main
 from medcl3d.comparison.compare import compare
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
+from medcl3d.downstream.probes import ScanRetrieval
 from medcl3d.pretraining.pretrain import pretrain
+from medcl3d.store.store import Store
 
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
 STRUCTURES = {"structure_at_centre": {"structures": 2, "crops_per_scan": 12}}
@@ -83,6 +86,21 @@ def test_retrieval_without_queries_is_refused_before_training(
     written = write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", **fields))
     with pytest.raises(DataError, match=words):
         evaluate(written, check=True)
+
+
+def test_retrieval_by_the_central_patch_reads_only_the_centre(ball_store: Store) -> None:
+    shapes = ball_store.collection.shapes
+    scans = list(range(len(ball_store)))
+    for example in ScanRetrieval(central_patch=(8, 6, 4)).examples(ball_store, scans, (16, 16, 16)):
+        (box,) = example.boxes
+        before = np.array(box.start)
+        after = shapes[example.scan] - before - box.size
+        assert box.size == (8, 6, 4) and (before >= 0).all() and (abs(after - before) <= 1).all()
+    whole = ScanRetrieval().examples(ball_store, scans, (8, 8, 8))
+    assert all(len(example.boxes) > 1 for example in whole)
+    large = (int(shapes[:, 0].max()) + 1, 8, 8)
+    with pytest.raises(ConfigError, match=r"retrieval.central_patch = .* is larger than \d+ of \d+ scans"):
+        ScanRetrieval(central_patch=large).examples(ball_store, scans, (8, 8, 8))
 
 
 def test_crop_retrieval_and_landmarks_need_no_linear_probe(ball_root: Path, tmp_path: Path) -> None:
