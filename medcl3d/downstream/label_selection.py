@@ -28,8 +28,7 @@ def labelled_scans(
     }
     each_first = isinstance(task, DrawsEachStratumFirst) and task.each_stratum_first
     labelled = select_labelled(split, list(strata), num or len(strata), seed, strata, each_first)
-    keep = np.flatnonzero(patients.isin(labelled))
-    return ScanSelection(usable.collection.take(keep), usable.rows[keep], usable.left_out), labelled
+    return usable.of(labelled), labelled
 
 
 def scans_to_test(store: Store, data: DataConfig, task: Task, split: Split, name: str) -> ScanSelection:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from medcl3d.config.choices import choice_of
-from medcl3d.config.field_types import STRICT, Seed
+from medcl3d.config.field_types import STRICT, PositiveInt, Seed
 from medcl3d.encoders import ENCODERS
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
@@ -22,11 +22,13 @@ from medcl3d.views import VIEWS
 class PretrainConfig:
     """Configuration of a pretraining: scans, pairs, views, network, objective, training.
 
-    loader   `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same, but
-             `torchio` is slower, since it reads whole scans
-    placebo  control: permute the signal columns of the strategy among scans
-    probe    linear probe on labels of training patients, evaluated and logged periodically; does not affect
-             training
+    loader        `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same,
+                  but `torchio` is slower, since it reads whole scans
+    placebo       control: permute the signal columns of the strategy among scans
+    num_patients  pretrain on the scans of this many training patients, drawn by `seed`; a smaller selection
+                  is part of a larger one (default: all)
+    probe         linear probe on labels of training patients, evaluated and logged periodically; does not
+                  affect training
     """
 
     data: DataConfig
@@ -39,4 +41,5 @@ class PretrainConfig:
     seed: Seed = 0
     loader: Literal["store", "torchio"] = "store"
     placebo: bool = False
+    num_patients: PositiveInt | None = None
     probe: OnlineProbe | None = None

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from medcl3d.core.embeddings import Embedded, Loss
-from medcl3d.core.errors import inside
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.relation import Relate
 from medcl3d.distributed.collectives import rank, world_size
@@ -127,6 +127,8 @@ def assemble(config: PretrainConfig) -> Pretraining:
     """
     store = Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
+    if config.num_patients is not None:
+        scans = _fewer_patients(scans, config.num_patients, config.seed)
     with inside("pairs"):
         strategy: PairStrategy = PAIRS.build(config.pairs)
     if config.placebo:
@@ -143,6 +145,15 @@ def assemble(config: PretrainConfig) -> Pretraining:
     parts = Pretraining(config, store, scans, strategy, anchors, learner)
     check_parts(parts)
     return parts
+
+
+def _fewer_patients(scans: ScanSelection, num: int, seed: int) -> ScanSelection:
+    """The scans of `num` patients. ConfigError if there are fewer."""
+    patients = sorted(set(scans.collection.table["patient"]))
+    if num > len(patients):
+        problem = f"the training side has {len(patients)} patients with usable scans"
+        raise ConfigError("num_patients", num, problem, f"choose 1 to {len(patients)}")
+    return scans.of([patients[i] for i in np.random.default_rng(seed).permutation(len(patients))[:num]])
 
 
 def relating_of(strategy: PairStrategy, objective: Objective, scans: ScanSelection) -> Relating:

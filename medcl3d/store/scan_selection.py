@@ -46,6 +46,11 @@ class ScanSelection:
     rows: np.ndarray
     left_out: Counter[str]
 
+    def of(self, patients: Sequence[str]) -> ScanSelection:
+        """The scans of these patients."""
+        keep = np.flatnonzero(self.collection.table["patient"].isin(patients))
+        return replace(self, collection=self.collection.take(keep), rows=self.rows[keep])
+
 
 def select_scans(store: Store, config: DataConfig, patients: Sequence[str] | None = None) -> ScanSelection:
     """The collection restricted to `patients`, the configured modalities and scans that a patch fits into.

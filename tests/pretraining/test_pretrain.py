@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,9 +18,10 @@ import yaml
 from safetensors.torch import load_file
 
 from medcl3d.config.loading import parse
+from medcl3d.core.errors import ConfigError
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
-from medcl3d.pretraining.pretrain import pretrain
+from medcl3d.pretraining.pretrain import pretrain, sidecar
 from medcl3d.sampling.batches import batches_from
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +179,24 @@ def test_ranks_divide_the_samples_of_one_process(tiny_store: Path) -> None:
     shared = [dataset_of(tiny_store, rank=rank, world=2) for rank in range(2)]
     for alone, first, second in zip(dataset_of(tiny_store), *shared, strict=True):
         assert torch.equal(alone, torch.cat([first, second]))
+
+
+def patients_of(store: Path, **fields: object) -> set[str]:
+    config = config_of(store, Path("unused"), pairs="overlapping_crops", objective="simclr")
+    parts = assemble(parse({**config, **fields}, PretrainConfig, "test"))
+    assert set(parts.anchors.ids) <= set(range(len(parts.scans.rows)))
+    return set(sidecar(parts, 0)["pretraining_patients"])
+
+
+def test_pretraining_on_fewer_patients_draws_nested_selections(tiny_store: Path) -> None:
+    everyone = patients_of(tiny_store)
+    selections = [patients_of(tiny_store, num_patients=n) for n in range(1, len(everyone) + 1)]
+    assert [len(found) for found in selections] == [*range(1, len(everyone) + 1)]
+    assert selections[-1] == everyone
+    assert all(small < large for small, large in itertools.pairwise(selections))
+    assert len({frozenset(patients_of(tiny_store, num_patients=1, seed=seed)) for seed in range(8)}) > 1
+    with pytest.raises(ConfigError, match=f"num_patients = 99: .* has {len(everyone)} patients"):
+        patients_of(tiny_store, num_patients=99)
 
 
 def test_a_run_folder_has_all_its_files_and_is_not_repeated(tiny_store: Path, tmp_path: Path) -> None:
