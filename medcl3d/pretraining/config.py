@@ -22,7 +22,7 @@ from medcl3d.views import VIEWS
 class PretrainConfig:
     """Configuration of a pretraining: scans, pairs, views, network, objective, training.
 
-    loader        `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same,
+    loader        `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are equal,
                   but `torchio` is slower, since it reads whole scans
     placebo       control: permute the signal columns of the strategy among scans
     num_patients  pretrain on the scans of this many training patients, drawn by `seed`; a smaller selection

@@ -14,6 +14,7 @@ from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pretraining.compatibility import fields_without_effect
 from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.crop_content import crop_notes
 from medcl3d.pretraining.parts import Pretraining
 from medcl3d.training.loop import warmup_warning
 
@@ -34,6 +35,7 @@ def summary(parts: Pretraining) -> str:
             *(f"  left out: {number} scans, {reason}" for reason, number in left),
             *(f"  {note}" for note in parts.anchors.notes),
             *few_anchors(config, parts.anchors, batch_grouping_of(parts.strategy, parts.scans.collection)),
+            *(f"  {note}" for note in crop_notes(parts)),
             *(f"  {line}" for line in fields_without_effect(parts)),
             *warmup_warning(config.train),
             *(f"  {note}" for note in notes),

@@ -126,15 +126,18 @@ class PairDataset(Dataset[RawBatch]):
     def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
         """Positions inside every scan and every global view of the sample, uniform in their intersection.
 
-        World mm are comparable only if the scans share a frame; across frames no point is valid.
+        Only its part within the box around the body, if there is one. World mm are comparable only if the
+        scans share a frame; across frames no point is valid.
         """
         collection, first = self.scans.collection, batch.views[0].scan
         # Boxes of one scan intersect on its grid; boxes of other scans are compared in world mm below.
         boxes = [view.box for view in batch.views if view.scan == first]
-        low = np.maximum(np.max([box.start for box in boxes], axis=0), 0) - 0.5
-        high = np.maximum(
-            np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first]) - 0.5, low
-        )
+        low = np.maximum(np.max([box.start for box in boxes], axis=0), 0)
+        stop = np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first])
+        body = collection.body_boxes[first]
+        if (np.minimum(stop, body[1]) > np.maximum(low, body[0])).all():
+            low, stop = np.maximum(low, body[0]), np.minimum(stop, body[1])
+        low, high = low - 0.5, np.maximum(stop, low) - 0.5
         voxels = rng.uniform(low, high, (self.num_points * CANDIDATES_PER_POINT, 3))
         world = torch.from_numpy(collection.world(np.full(len(voxels), first), voxels))
         shape = batch.crops.shape[2:]
@@ -153,8 +156,8 @@ class PairDataset(Dataset[RawBatch]):
             if self.is_placebo and permutes_points(self.strategy)
             else position
         )
-        body = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
-        points = Points(position[None], key[None], body[None], valid[None])
+        place = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
+        points = Points(position[None], key[None], place[None], valid[None])
         regions = region_traits_of(self.strategy)
         if regions is None:
             return points

@@ -128,6 +128,22 @@ def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lea
     assert torch.corrcoef(torch.stack(values))[0, 1] > 0.9
 
 
+def test_points_lie_in_the_box_around_the_body(tiny_store: Path) -> None:
+    parts = parts_of(tiny_store)
+    collection = parts.scans.collection
+    boxes = collection.body_boxes.copy()
+    boxes[:, 0], boxes[:, 1] = (14, 0, 0), (18, 32, 32)
+    scans = dataclasses.replace(parts.scans, collection=dataclasses.replace(collection, body_boxes=boxes))
+    dataset = dataclasses.replace(parts.dataset(), scans=scans)
+    for raw in (dataset[step] for step in range(4)):
+        assert raw.points is not None
+        for sample, view in enumerate(raw.main.views[::2]):
+            inverse = np.linalg.inv(collection.affines[view.scan])
+            place = raw.points.position_mm[sample].numpy() @ inverse[:3, :3].T + inverse[:3, 3]
+            assert ((place[:, 0] >= 13.5 - 1e-6) & (place[:, 0] <= 17.5 + 1e-6)).all()
+            assert np.ptp(place[:, 1]) > 4
+
+
 @pytest.mark.parametrize("shared_frame", [True, False])
 def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame: bool) -> None:
     """Two scans on grids of their own: a point is in both crops and both scans, or it is none."""
