@@ -396,6 +396,16 @@ def audit(
 
 
 @command
+def status(
+    folders: Annotated[list[Path], _argument("DIR", "Run folders, or the out_dir of comparisons.")],
+) -> None:
+    """Show state, step, loss and time left of runs, and why others failed."""
+    from medcl3d.comparison.status import status as run
+
+    run(folders)
+
+
+@command
 def benchmark(
     names: Annotated[Texts, _argument("NAME", "Benchmarks to run; default all.")] = None,
     out: Annotated[Path | None, _option("--out", "FILE", "A .md or .json file for the figures.")] = None,

@@ -32,6 +32,8 @@ COMMANDS = (
     "features",
     "compare",
     "show_pairs",
+    "audit",
+    "status",
     "benchmark",
     "list",
     "schema",

@@ -29,7 +29,7 @@ def seconds_of(run: Run) -> float | None:
     if noted is not None:
         return float(noted)
     before, total, size = 0.0, 0.0, run.size / max(1, run.steps)
-    for row in metric_rows(run):
+    for row in metric_rows(run.folder):
         if row.get("samples_per_s", 0) > 0:
             total += (row["step"] - before) * size / row["samples_per_s"]
         before = row["step"]

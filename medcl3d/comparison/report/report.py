@@ -238,7 +238,7 @@ def _losses(runs: Sequence[Run], cell: Cell) -> Picture | None:
     for run in runs:
         if run.cell not in ((), cell):
             continue
-        rows = [row for row in metric_rows(run) if "loss" in row and "step" in row]
+        rows = [row for row in metric_rows(run.folder) if "loss" in row and "step" in row]
         if not rows:
             continue
         fold = "" if run.fold is None else f", fold {run.fold}"

@@ -30,10 +30,11 @@ def exclusive_start(folder: Path) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process is running in this run folder: of a killed comparison, or started by hand."""
-    return any(_taken(folder / name) for name in (STARTED, ".lock"))
+    return any(is_taken(folder / name) for name in (STARTED, ".lock"))
 
 
-def _taken(path: Path) -> bool:
+def is_taken(path: Path) -> bool:
+    """Whether a process holds a lock file."""
     if not path.exists():
         return False
     lock = FileLock(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,9 +15,9 @@ WRONG_BY, WRONG_FROM = 1.25, 60.0
 """Limits beyond which a new estimate is reported: as a ratio to the old one, and in seconds."""
 
 
-def metric_rows(run: Run) -> list[dict[str, float]]:
+def metric_rows(folder: Path) -> list[dict[str, float]]:
     """The complete rows of a run's metrics.jsonl; a running run or a full disk leaves incomplete ones."""
-    path = run.folder / "metrics.jsonl"
+    path = folder / "metrics.jsonl"
     rows: list[dict[str, float]] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -29,7 +30,7 @@ def metric_rows(run: Run) -> list[dict[str, float]]:
 
 def samples_per_s(run: Run) -> float | None:
     """The median rate of a run's logged steps, without the first of several (warm-up); None without any."""
-    rates = [row["samples_per_s"] for row in metric_rows(run) if row.get("samples_per_s", 0) > 0]
+    rates = [row["samples_per_s"] for row in metric_rows(run.folder) if row.get("samples_per_s", 0) > 0]
     return float(np.median(rates[1:] or rates)) if rates else None
 
 
