@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
@@ -13,7 +13,16 @@ import pandas as pd
 from rich.console import Console
 
 from medcl3d.comparison.analysis.analyse import analyse
-from medcl3d.comparison.analysis.conclusion_values import conclusion
+from medcl3d.comparison.analysis.analysis import Analysis
+from medcl3d.comparison.analysis.compared_arms import (
+    Gaps,
+    compared_arms,
+    failed_arms,
+    incomplete_arms,
+    runs_of,
+)
+from medcl3d.comparison.analysis.conclusion_values import SCHEMA, conclusion
+from medcl3d.comparison.analysis.incomplete_runs import incomplete_runs
 from medcl3d.comparison.analysis.results import (
     also_differing,
     check_metrics,
@@ -33,6 +42,7 @@ from medcl3d.comparison.plan.dry_run import dry_run
 from medcl3d.comparison.plan.preregistration import (
     CHANGED,
     MARGIN_CHANGED,
+    PreregistrationCheck,
     check_preregistration,
     file_beside,
     preregister,
@@ -41,6 +51,7 @@ from medcl3d.comparison.plan.preregistration import (
 from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.report.markdown import markdown
+from medcl3d.comparison.report.overview import write_overview
 from medcl3d.comparison.report.report import write_report
 from medcl3d.comparison.run.archive import SUFFIX, is_archive, pack, unpack
 from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting
@@ -50,7 +61,7 @@ from medcl3d.comparison.run.signals import stopped_by_signals
 from medcl3d.comparison.run.slurm import SlurmLauncher
 from medcl3d.comparison.run.stages import check_confirmation
 from medcl3d.config.loading import load
-from medcl3d.core.errors import ConfigError, DataError, UserError
+from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.io.atomic import write_json, write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.output import LosableOutput
@@ -70,12 +81,14 @@ def compare(
     check: print the plan and validate every configuration, but run nothing. from_runs: folders or archives
     with finished runs of this comparison, for a report without starting any run. pack_to: an archive of
     the finished runs, written after the report.
-    ConfigError, DataError; Stopped on Ctrl-C or a signal; UserError after the report if runs failed.
+    ConfigError, DataError; after the report, Stopped on Ctrl-C or a signal, UserError if runs failed.
     """
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
     output = cast(TextIO, LosableOutput(sys.stdout))
     console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
-    config = with_controls(load(config_path, overrides, CompareConfig))
+    written = load(config_path, overrides, CompareConfig)
+    config = with_controls(written)
+    automatic = {*config.arms, *config.pretrainings} - {*written.arms, *written.pretrainings}
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
     if pack_to is not None and not is_archive(pack_to):
@@ -84,6 +97,7 @@ def compare(
     report = partial(
         _report,
         config=config,
+        automatic=automatic,
         pack_to=pack_to,
         arm_types=arm_types_of(runs, config),
         config_path=config_path,
@@ -99,14 +113,19 @@ def compare(
         console.print(line)
     if check:
         require_writable(config.out_dir, "out_dir")
-        for line in dry_run(runs):
+        for line in dry_run(runs, automatic):
             console.print(line)
         return config.report_dir / "report.html"
-    failed = _execute(runs, config, console)
-    return _report_without(failed, runs, report, console) if failed else report(runs)
+    try:
+        failed = _execute(runs, config, automatic, console)
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}; {_written(report, runs)}") from None
+    return _failures(failed, runs, report, console) if failed else report(runs)
 
 
-def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> list[Outcome]:
+def _execute(
+    runs: Sequence[Run], config: CompareConfig, automatic: Collection[str], console: Console
+) -> list[Outcome]:
     """Prepare the data, validate and execute the runs that are not done. Returns the failed ones."""
     launcher: Launcher = (
         LocalLauncher(config.jobs)
@@ -118,7 +137,7 @@ def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> li
             given = prepare_options(data.source, data.options)
             fields, options = given.fields, given.options
             prepare(data.source, data.root, data.out, fields=fields, options=options, say=console.print)
-        for line in dry_run(kept_and_waiting(runs)[1]):
+        for line in dry_run(kept_and_waiting(runs)[1], automatic):
             console.print(line)
         preregister(config, *progress(runs, config))
         metrics = [config.metric, *(one.metric for one in config.later)]
@@ -126,21 +145,26 @@ def _execute(runs: Sequence[Run], config: CompareConfig, console: Console) -> li
     return [outcome for outcome in outcomes if outcome.state == "failed"]
 
 
-def _report_without(
+def _written(report: Callable[[Sequence[Run]], Path], runs: Sequence[Run]) -> str:
+    """Write the report of an incomplete comparison; a clause with its path, or the reason for which it has no
+    comparison."""
+    try:
+        return f"{report(runs)} has what is complete"
+    except DataError as error:
+        return str(error)
+
+
+def _failures(
     failed: Sequence[Outcome],
     runs: Sequence[Run],
     report: Callable[[Sequence[Run]], Path],
     console: Console,
 ) -> NoReturn:
-    """Report on the complete replicates, then raise UserError with the number of failed runs."""
+    """Report on what is complete, then raise UserError with the number of failed runs."""
     for outcome in failed:
         console.print(f"failed: {outcome.run}: {outcome.reason} (in {outcome.run.folder})")
-    try:
-        where = f"{report(runs)} has the complete replicates"
-    except DataError as error:
-        where = f"no report was written: {error}"
     raise UserError(
-        f"{len(failed)} of {len(runs)} runs failed; {where}. "
+        f"{len(failed)} of {len(runs)} runs failed; {_written(report, runs)}. "
         "Fix the cause and run the same command again: it runs only what is missing"
     )
 
@@ -149,54 +173,68 @@ def _report_without(
 def _report(
     runs: Sequence[Run],
     config: CompareConfig,
+    automatic: Collection[str],
     arm_types: dict[str, ArmType],
     config_path: Path,
     command: str,
     console: Console,
     pack_to: Path | None,
 ) -> Path:
-    """Analyse the finished runs and write the report and the archive; arm_types: by all planned runs."""
+    """Analyse the finished runs and write the report and the archive; arm_types: by all planned runs.
+
+    DataError after the report if nothing can be compared.
+    """
     check_confirmation(runs, config, str(config_path))
-    table = gather(runs, config)
+    table, missing = gather(runs, config), incomplete_runs(runs, config)
     declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
+    compared = compared_arms(table, config, {*automatic, *failed_arms(missing, config)})
+    used = runs_of(runs, compared)
     notes = [
         *filter(None, [declared.note]),
         *undefined(table, config),
-        *also_differing(runs),
+        *also_differing(used),
         *check_provenance(runs),
-        *few_training_cases(runs),
+        *few_training_cases(used),
     ]
     config.out_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
+    analysis = _analysis(table, used, compared, arm_types, declared)
+    path = config.report_dir / "report.html"
+    gaps = Gaps(tuple(incomplete_arms(table, config, compared, automatic, missing)), tuple(missing))
+    title = f"Comparison: {config_path.stem}"
+    if analysis is None:
+        text = write_overview(path, gaps, config, title, command, notes)
+        found = {"schema": SCHEMA, "conclusion": [text], "arms": []}
+    else:
+        write_report(path, analysis, used, compared, config, title, command, notes, gaps)
+        text, found = markdown(analysis, gaps), conclusion(analysis)
+    write_text(config.report_dir / "results.md", text)
+    write_json(config.report_dir / "conclusion.json", {**found, "incomplete": gaps.as_rows()})
+    console.print(text)
+    console.print(str(path))
+    if pack_to is not None:
+        console.print(f"{pack_to}: {pack(runs, config, pack_to)} runs")
+    if analysis is None:
+        raise DataError(
+            path, "nothing can be compared yet: no replicate is complete in two arms", "see there"
+        )
+    return path
+
+
+def _analysis(
+    table: pd.DataFrame,
+    runs: Sequence[Run],
+    config: CompareConfig,
+    arm_types: Mapping[str, ArmType],
+    declared: PreregistrationCheck,
+) -> Analysis | None:
+    """The analysis of the compared arms; None if no replicate is complete in all of them."""
+    if not config.arms:
+        return None
     cases, *later = (
         gather_cases(runs, one, complete_replicates(table, one)) for one in (config, *config.later)
     )
     untested = "" if declared.kept else CHANGED
     margin_untested = "" if declared.margin_kept else MARGIN_CHANGED
-    analysis = analyse(table, config, cases, arm_types, untested, later, margin_untested)
-    if analysis is None:
-        raise DataError(_incomplete(table, config, arm_types))
-    path = config.report_dir / "report.html"
-    write_report(path, analysis, runs, config, f"Comparison: {config_path.stem}", command, notes)
-    table_of_means = markdown(analysis)
-    write_text(config.report_dir / "results.md", table_of_means)
-    write_json(config.report_dir / "conclusion.json", conclusion(analysis))
-    console.print(table_of_means)
-    console.print(str(path))
-    if pack_to is not None:
-        console.print(f"{pack_to}: {pack(runs, config, pack_to)} runs")
-    return path
-
-
-def _incomplete(table: pd.DataFrame, config: CompareConfig, arm_types: Mapping[str, ArmType]) -> str:
-    """The reason for which no report is written, with a remedy if only controls were not run."""
-    measured = set(table["arm"]) if len(table) else set()
-    without = [name for name in config.arms if name not in measured]
-    named = f" (no measurement of {', '.join(map(repr, without))})" if measured and without else ""
-    only_controls = bool(named) and all(arm_types[name] != "pairs" for name in without)
-    remedy = (
-        "; run the comparison without --from to add them, or name the controls that were run: "
-        "`controls: [scratch]`"
-    )
-    rows = f"{config.report_dir / 'results.csv'} has the {len(table)} measurements that exist"
-    return f"no replicate is complete in all arms and cells{named}; {rows}{remedy if only_controls else ''}"
+    types = {name: arm_types[name] for name in config.arms}
+    return analyse(table, config, cases, types, untested, later, margin_untested)

@@ -119,8 +119,14 @@ def _counts(sums: Float64[Tensor, 10]) -> dict[str, Float64[Tensor, ""]]:
 
 
 def effective_rank(z: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
-    """Exponential of the entropy of the normalised singular values of ``[N, D]``: from 1 (collapsed) to D."""
-    values = torch.linalg.svdvals(z[:RANK_ROWS].float())
+    """Exponential of the entropy of the normalised singular values of ``[N, D]``: from 1 (collapsed) to D.
+
+    NaN if an embedding is not finite: training then reports the divergence.
+    """
+    rows = z[:RANK_ROWS].float()
+    if not torch.isfinite(rows).all():
+        return rows.new_tensor(float("nan"))
+    values = torch.linalg.svdvals(rows)
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())
 

@@ -17,17 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError, DataError, Stopped
+from medcl3d.core.errors import ConfigError, Stopped
 from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.io.progress import progress_bar
 from medcl3d.training.checkpoint import TrainState, load_latest, save
+from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
-
-MAX_BAD_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -130,7 +129,7 @@ def fit(
     watch(step)                returns further metrics for rank 0 to log
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
-    Stopped: SIGTERM or SIGUSR1 was received; all ranks saved one step. DataError: the loss stays non-finite.
+    Stopped: SIGTERM or SIGUSR1 was received; all ranks saved one step. DataError: training diverged.
     """
     model.to(device)
     apply_cost_options(
@@ -168,13 +167,14 @@ def fit(
             if not bad_steps:
                 optimizer.step()
                 after_step()
-            elif bad_steps >= MAX_BAD_STEPS:
-                raise _not_finite(step, options.samples_per_step)
             step += 1
             advance(step, loss)
-            if step in options.keep_steps and rank() == 0:
+            if bad_steps == 1 and rank() == 0:
+                run.warn(step, f"{not_finite(loss, norm)}, so this step does not change the weights")
+            failed = diverged(bad_steps, step, options.steps)
+            if step in options.keep_steps and rank() == 0 and not failed:
                 keep(step)  # before a checkpoint, so that a resumed run has it too
-            if step % options.log_every == 0 or step == options.steps:
+            if step % options.log_every == 0 or step == options.steps or failed:
                 speed, data_wait = clock.rates(step % options.log_every or options.log_every)
                 rates = {
                     "lr": optimizer.param_groups[0]["lr"],
@@ -183,9 +183,12 @@ def fit(
                     "peak_memory_mb": peak_memory_mb(device),
                     "data_wait": data_wait,
                 }
-                watched = watch(step) if rank() == 0 else {}
+                watched = watch(step) if rank() == 0 and not bad_steps else {}
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, **watched})
                 clock.restart()
+            if failed:
+                run.status("running", step)  # the step at which it then fails
+                raise divergence(step, bad_steps, not_finite(loss, norm), options)
             stopping = stop_agreed()
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
                 _save_checkpoint(model, optimizer, run, step)
@@ -217,14 +220,6 @@ class _Clock:
         """Steps per second, and the fraction of time spent waiting."""
         seconds = max(time.monotonic() - self._since, 1e-9)
         return steps / seconds, self._waited / seconds
-
-
-def _not_finite(step: int, samples: int) -> DataError:
-    return DataError(
-        problem=f"the loss was not finite for {MAX_BAD_STEPS} steps, up to step {step} (samples "
-        f"{step * samples} to {(step + 1) * samples - 1})",
-        remedy="lower train.lr or inspect these samples",
-    )
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:

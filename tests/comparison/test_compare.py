@@ -108,7 +108,7 @@ def test_the_report_is_the_same_twice(compared):
     assert Path("runs/report.html").read_text() == first
 
 
-def test_runs_without_a_newer_control_get_a_remedy(comparison):
+def test_an_arm_without_runs_is_named_and_the_others_are_compared(comparison):
     Path("views.yaml").write_text(
         "{pairs: {augmented_views: {}}, objective: {simclr: {}}, train: {steps: 5}, out_dir: x}"
     )
@@ -120,11 +120,16 @@ def test_runs_without_a_newer_control_get_a_remedy(comparison):
     }
     pretrainings = {"simclr": {"config": "simclr.yaml"}, "views": {"config": "views.yaml"}}
     path = comparison(out_dir="again", pretrainings=pretrainings, arms=arms, replicates=1)
-    with pytest.raises(
-        UserError,
-        match=r"no measurement of 'views'\); again/results.csv has .*name the controls that were run",
-    ):
-        compare(path, from_runs=[Path("runs")])
+    page = Page(compare(path, from_runs=[Path("runs")]).read_text())
+    assert "1 of 1 replicates complete in all 2 arms" in page.text
+    assert re.search(
+        r"views\s*0\s*left out\s*not found: no folder of --from holds it \(replicate 0\)", page.text
+    )
+    found = json.loads(Path("again/conclusion.json").read_text())
+    assert [one["name"] for one in found["arms"]] == ["scratch", "simclr"]
+    assert [(one["name"], one["complete"], one["compared"]) for one in found["incomplete"]] == [
+        ("views", 0, False)
+    ]
 
 
 def test_pictures_are_shown_and_names_are_escaped(comparison, tmp_path):
@@ -146,7 +151,7 @@ def test_pictures_are_shown_and_names_are_escaped(comparison, tmp_path):
 def test_failed_runs_end_with_an_error_after_the_report(comparison):
     arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 1}}}
     with pytest.raises(
-        UserError, match=r"2 of 8 runs failed; runs/report.html has the complete replicates"
+        UserError, match=r"2 of 8 runs failed; runs/report.html has what is complete\. Fix the cause"
     ) as error:
         compare(comparison(arms=arms))
     assert error.value.exit_code != 0
@@ -154,9 +159,7 @@ def test_failed_runs_end_with_an_error_after_the_report(comparison):
     assert "1 of 2 replicates complete" in page.text
     assert "2 replicates were planned; 1 is not complete" in page.text
     assert "Incomplete runs: 2 failed." in page.text
-    assert page.text.count("medcl3d: the scan <b>17</b> is broken; mend it") == 2, (
-        "both are listed with their reason"
-    )
+    assert page.text.count("the scan <b>17</b> is broken; mend it") == 3, "per arm, and of both runs"
     assert "finetune bad, num_labelled=8, replicate 1" in page.text
 
 
@@ -188,12 +191,29 @@ def test_all_commits_are_named_with_their_runs(compared):
     assert re.search(r"f00\s+\(15 runs\)cafe\s+\(1 run\)", page.text)
 
 
-def test_without_a_complete_replicate_there_is_no_report(comparison):
-    arms = {"scratch": {}, "bad": {"set": {"fail_at_seed": 0}}}
-    with pytest.raises(UserError, match="no replicate is complete"):
+def test_without_a_complete_replicate_the_report_has_the_reasons(comparison):
+    arms = {"scratch": {"set": {"fail_at_seed": 0}}, "good": {}}
+    with pytest.raises(UserError, match=r"2 of 4 runs failed; runs/report.html: nothing can be compared"):
         compare(comparison(arms=arms), ["replicates=1"])
-    assert not Path("runs/report.html").exists()
+    text = Page(Path("runs/report.html").read_text()).text
+    for words in (
+        "Cannot tell: complete replicates exist of “good” only, and a comparison needs one of the reference",
+        "failed: exit 1: medcl3d: the scan <b>17</b> is broken; mend it (replicate 0)",
+        "finetune scratch, num_labelled=8, replicate 0",
+    ):
+        assert words in text, words
     assert len(pd.read_csv("runs/results.csv")) == 2
+    assert json.loads(Path("runs/conclusion.json").read_text())["arms"] == []
+
+
+def test_a_stopped_comparison_reports_what_is_complete(comparison, monkeypatch):
+    def stopped(*_):
+        raise Stopped("stopped after 0 of 16 runs; the same command resumes")
+
+    monkeypatch.setattr("medcl3d.comparison.compare.execute", stopped)
+    with pytest.raises(Stopped, match=r"the same command resumes; runs/report.html: nothing can be compared"):
+        compare(comparison())
+    assert "not started: the same command runs it" in Page(Path("runs/report.html").read_text()).text
 
 
 def test_check_runs_nothing(comparison, capsys):

@@ -51,7 +51,10 @@ def test_every_state_has_a_reason(tmp_path: Path) -> None:
     said = {one.run.name: (one.state, one.reason) for one in found}
     assert said == {
         "noted": ("failed", "DataError: scan 17 is broken"),
-        "killed": ("failed", "step 4"),
+        "killed": (
+            "failed",
+            "ended without a message, as a killed run does, at step 0; last output: step 4",
+        ),
         "p": ("failed", "medcl3d: no scans"),
         "stopped": ("stopped", "at step 7; the same command resumes it"),
         "going": ("running", "a process is executing it"),

@@ -123,8 +123,10 @@ def _over(
     may_test = len(seeds) >= MIN_REPLICATES_FOR_TEST and config.stage == "confirm" and not untested
     later = _later(table, config, seeds, later_cases)
     of_replicates = {name: values.replicates(name, primary) for name in config.arms}
-    raw = {name: float(differences[name].p_value()) for name in family} if may_test else {}
-    adjusted = _adjusted(raw, later)
+    # An arm of the family that is not compared counts with p = 1: the others keep their adjustment.
+    here = [name for name in family if name in differences]
+    raw = {name: float(differences[name].p_value()) for name in here} if may_test else {}
+    adjusted = _adjusted(raw, later, len(family) - len(here))
     tests: dict[str, PairedTest] = {}
     for name, p in adjusted.items():
         check = wilcoxon_exact(of_replicates[name], of_replicates[reference])
@@ -165,10 +167,11 @@ def _over(
     return replace(found, arms=tuple(_with_labels(found)))
 
 
-def _adjusted(raw: Mapping[str, float], later: Sequence[_Next]) -> dict[str, np.ndarray]:
+def _adjusted(raw: Mapping[str, float], later: Sequence[_Next], num_absent: int) -> dict[str, np.ndarray]:
     """Arm of the family -> its p-values at the primary and the next endpoints, adjusted over all of them."""
     rows = [[p, *(one.p.get(name, 1.0) for one in later)] for name, p in raw.items()]
-    return dict(zip(raw, in_order(rows), strict=True)) if rows else {}
+    absent = [[1.0] * (1 + len(later))] * num_absent
+    return dict(zip(raw, in_order([*rows, *absent]), strict=False)) if rows else {}
 
 
 def _numbers(name: str, values: _Values, primary: Sequence[Cell], config: CompareConfig) -> ArmNumbers:
@@ -200,9 +203,10 @@ def _equivalence(
     """Two one-sided tests per arm, Holm-adjusted over the family; other arms have only the interval."""
     if config.margin is None:
         return {}
-    family = config.tested_arms
+    family = [name for name in config.tested_arms if name in differences]
     p = [float(differences[name].equivalence_p(config.margin)) for name in family] if may_test else []
-    adjusted = dict(zip(family, holm(p).tolist(), strict=True)) if may_test else {}
+    absent = [1.0] * (len(config.tested_arms) - len(family))
+    adjusted = dict(zip(family, holm([*p, *absent]).tolist(), strict=False)) if may_test and p else {}
     intervals = {name: estimate.interval(1 - 2 * ALPHA) for name, estimate in differences.items()}
     return {name: Equivalence(interval, adjusted.get(name)) for name, interval in intervals.items()}
 
@@ -235,7 +239,8 @@ def _later(
         estimates: dict[str, Estimate] = {}
         if defined:
             values, chosen = _Values(table, one, known, defined), endpoint_cells(one)
-            estimates = {name: values.estimate(name, chosen, config.reference) for name in config.tested_arms}
+            family = [name for name in config.tested_arms if name in config.arms]
+            estimates = {name: values.estimate(name, chosen, config.reference) for name in family}
         intervals = {name: estimate.interval() for name, estimate in estimates.items()}
         p = {} if why_not else {name: float(estimate.p_value()) for name, estimate in estimates.items()}
         found.append(_Next(one, intervals, p, why_not))

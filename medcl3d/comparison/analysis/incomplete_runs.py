@@ -52,8 +52,11 @@ def _state(run: Run) -> IncompleteRun | None:
         return IncompleteRun(run, "running", "a process is executing it")
     if state is None and not log.is_file():
         return IncompleteRun(run, "not started", _waits(run))
-    # A killed run could not record a reason: its log has the last output.
-    return IncompleteRun(run, "failed", reason if state == "failed" and reason else last_line(log))
+    if state == "failed" and reason:
+        return IncompleteRun(run, "failed", reason)
+    # A run that was killed, as for its memory, recorded no reason: its log has the last output.
+    killed = f"ended without a message, as a killed run does, at step {status.get('step', 0)}; last output: "
+    return IncompleteRun(run, "failed", f"{killed if state == 'running' else ''}{last_line(log)}")
 
 
 def _waits(run: Run) -> str:

@@ -128,7 +128,7 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
     """The seeds for which every arm has a number in every cell and fold."""
     if table.empty:
         return []
-    counts = table[table[config.metric].notna()].groupby("seed").size()
+    counts = table[table[config.metric].notna() & table["arm"].isin(list(config.arms))].groupby("seed").size()
     expected = len(config.arms) * len(cells(config)) * (config.folds or 1)
     return [int(seed) for seed, count in counts.items() if count == expected]  # type: ignore[call-overload]
 

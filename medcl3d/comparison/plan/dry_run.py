@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from medcl3d.comparison.plan.runs import Run, model_of
@@ -15,13 +15,16 @@ MOST_NAMED = 5
 """Failures that one message names."""
 
 
-def dry_run(runs: Sequence[Run]) -> list[str]:
+def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
     """Assemble one run of each arm and cell, if its data is prepared: of the first replicate among `runs`.
 
-    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet;
-    ConfigError, with the first runs that would fail and their errors.
+    automatic: names of controls that the file does not list, and of their pretrainings.
+    An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet, and on
+    automatic controls that would fail; ConfigError, with the first other runs that would fail and their
+    errors.
     """
     found: list[str] = []
+    controls: list[str] = []
     unknown: set[str] = set()
     first = {(run.command, run.name, run.cell): run for run in reversed(runs)}
     for run in reversed(first.values()):
@@ -36,10 +39,11 @@ def dry_run(runs: Sequence[Run]) -> list[str]:
         try:
             assemble(load(run.config, overrides, model_of(run.command)))
         except UserError as error:
-            found.append(f"{run}: {error}")
+            (controls if run.name in automatic else found).append(f"{run}: {error}")
     if found:
         more = f" (and {len(found) - MOST_NAMED} more)" if len(found) > MOST_NAMED else ""
         heading = f"{len(found)} of {len(first)} kinds of runs would fail{more}:"
         raise ConfigError("\n  ".join([heading, *found[:MOST_NAMED]]))
     left_out = "holds no prepared scans yet, so the dry run left out its runs"
-    return [f"{root}: {left_out}" for root in sorted(unknown - {"."})]
+    unprepared = [f"{root}: {left_out}" for root in sorted(unknown - {"."})]
+    return [*unprepared, *(f"a control would fail and be left out: {text}" for text in controls)]

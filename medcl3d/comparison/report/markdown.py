@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from medcl3d.comparison.analysis.analysis import Analysis
+from medcl3d.comparison.analysis.compared_arms import Gaps
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.cells import cell_words
 
+NONE = Gaps()
 
-def markdown(analysis: Analysis) -> str:
-    """The conclusion, then tables: means, paired differences, next endpoints, stability of the order."""
+
+def markdown(analysis: Analysis, gaps: Gaps = NONE) -> str:
+    """The conclusion, then tables: incomplete arms, means, paired differences, next endpoints, stability of
+    the order."""
     heads = [cell_words(cell) for cell in analysis.cells]
     means, differences = [], []
     for arm in analysis.arms:
@@ -27,6 +31,7 @@ def markdown(analysis: Analysis) -> str:
             *conclusion_sentences(analysis),
             *(far_replicates(analysis) if analysis.far else []),
             "",
+            *_incomplete(gaps),
             f"Mean {analysis.metric} and its 95% interval over {replicates}:",
             "",
             *_table(["arm", *heads], means),
@@ -39,6 +44,15 @@ def markdown(analysis: Analysis) -> str:
             *_order(analysis),
         ]
     )
+
+
+def _incomplete(gaps: Gaps) -> list[str]:
+    rows = [
+        [one.name, str(one.complete), "yes" if one.compared else "left out", "; ".join(one.reasons)]
+        for one in gaps.arms
+    ]
+    heads = ["arm", "complete replicates", "in the comparison", "reason"]
+    return ["Incomplete arms:", "", *_table(heads, rows), ""] if rows else []
 
 
 def _next_endpoints(analysis: Analysis) -> list[str]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from medcl3d.comparison.analysis.agreement import better, score_agreement, verdict
 from medcl3d.comparison.analysis.analysis import ALPHA, Analysis
+from medcl3d.comparison.analysis.compared_arms import Gaps
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.cost import costs
 from medcl3d.comparison.analysis.cross_dataset import rank_across
 from medcl3d.comparison.analysis.embedding_maps import DIRECTIONS, embedding_maps, scores, spreads
-from medcl3d.comparison.analysis.incomplete_runs import count, incomplete_runs
-from medcl3d.comparison.analysis.number_text import number, numbers, p_value
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.analysis.sensitivity import far_replicates
 from medcl3d.comparison.plan.cells import Cell, cell_words, slug
@@ -33,6 +30,7 @@ from medcl3d.comparison.report.figures import (
     rank_line,
 )
 from medcl3d.comparison.report.gallery import cases, pairing
+from medcl3d.comparison.report.page import write_page
 from medcl3d.comparison.report.ranking_table import ranking_table
 from medcl3d.comparison.report.reproducibility import documents, provenance_entries
 from medcl3d.comparison.report.sentences import basis, endpoint, incomplete, measured_side, tests
@@ -51,27 +49,20 @@ def write_report(
     path: Path,
     analysis: Analysis,
     runs: Sequence[Run],
+    compared: CompareConfig,
     config: CompareConfig,
     title: str,
     command: str,
     notes: Sequence[str],
+    gaps: Gaps,
 ) -> None:
     """Write the report of finished `runs` to `path`, atomically, and its figures as SVG files to `figures/`.
 
-    command: the command that repeats the comparison; notes: warnings shown before the numbers.
+    runs, compared: of the compared arms; config: the comparison as planned; command: the command that repeats
+    it; notes: warnings shown before the numbers; gaps: what is incomplete.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("medcl3d.comparison.report"),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.globals.update(
-        number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value, cell_words=cell_words
-    )
     used = [run for run in runs if run.seed in analysis.replicates]
-    side, missing = measured_side(used), incomplete_runs(runs, config)
-    across = rank_across(analysis, config)
+    side, across = measured_side(used), rank_across(analysis, compared)
     figures = _figures(analysis, used)
     if across is not None and across.ranks is not None:
         figures["ranks"] = rank_line(across.arms, across.ranks)
@@ -80,12 +71,11 @@ def write_report(
         "title": title,
         "command": command,
         "conclusion": conclusion_sentences(analysis),
-        "basis": basis(analysis, used, config),
-        "endpoint": endpoint(analysis, config),
+        "basis": basis(analysis, used, compared),
+        "endpoint": endpoint(analysis, compared),
         "tests": tests(analysis, side),
-        "notes": list(dict.fromkeys([*incomplete(analysis, missing), *notes])),
-        "missing": missing,
-        "missing_count": count(missing),
+        "notes": list(dict.fromkeys([*incomplete(analysis, gaps), *notes])),
+        "gaps": gaps,
         "ranking": ranking_table(analysis),
         "sort_key": _sort_key,
         "matrices": _matrices(analysis),
@@ -96,10 +86,10 @@ def write_report(
         "across": across,
         "figures": figures,
         "features": [picture for name, picture in figures.items() if name.startswith("features_")],
-        "pairing": pairing(analysis, used, config),
+        "pairing": pairing(analysis, used, compared),
         **_cases(analysis, used, side),
-        **_without_labels(analysis, used, config),
-        "costs": costs(used, config),
+        **_without_labels(analysis, used, compared),
+        "costs": costs(used, compared),
         "duration": duration,
         "contrasts": contrasts(used),
         "provenance": provenance_entries(used),
@@ -111,12 +101,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in figures.items():
         write_text(folder / f"{name}.svg", picture.light)
-    write_text(path, environment.get_template("report.html.j2").render(content))
-
-
-def svg_uri(svg: str) -> str:
-    """SVG text as a data URI."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    write_page(path, "report.html.j2", content)
 
 
 def _order(analysis: Analysis) -> list[dict[str, Any]]:
@@ -155,7 +140,7 @@ def _within(analysis: Analysis, name: str, p: float | None) -> str:
 
 def _later(analysis: Analysis) -> list[dict[str, Any]]:
     """The endpoints in their preregistered order, the primary one first; empty if it is the only one."""
-    family = [analysis.arm(name) for name in analysis.family]
+    family = [arm for arm in analysis.arms if arm.name in analysis.family]
     primary = [
         (arm.name, arm.endpoint.difference, None if arm.test is None else arm.test.holm) for arm in family
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medcl3d.comparison.analysis.analysis import Analysis
-from medcl3d.comparison.analysis.incomplete_runs import IncompleteRun, count
+from medcl3d.comparison.analysis.compared_arms import Gaps
+from medcl3d.comparison.analysis.incomplete_runs import count
 from medcl3d.comparison.plan.cells import cell_words, endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
@@ -93,14 +94,21 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
     return sentences
 
 
-def incomplete(analysis: Analysis, missing: Sequence[IncompleteRun]) -> list[str]:
+def incomplete(analysis: Analysis, gaps: Gaps) -> list[str]:
     """Sentences on excluded replicates and incomplete runs."""
     left = analysis.planned - len(analysis.replicates)
-    sentences = []
+    sentences, compared = [], "compared " if gaps.left_out else ""
     if left:
         are = "is" if left == 1 else "are"
-        words = f"{analysis.planned} replicates were planned; {left} {are} not complete in all arms"
+        words = f"{analysis.planned} replicates were planned; {left} {are} not complete in all {compared}arms"
         sentences.append(f"{words} and excluded from all numbers.")
-    if missing:
-        sentences.append(f"Incomplete runs: {count(missing)}. They are listed with reasons at the end.")
+    if gaps.runs:
+        sentences.append(f"Incomplete runs: {count(gaps.runs)}. They are listed with reasons at the end.")
+    if absent := [f"“{name}”" for name in analysis.family if name not in analysis.values]:
+        those = (
+            f"{', '.join(absent)} of the preregistered family {'is' if len(absent) == 1 else 'are'} left out"
+        )
+        sentences.append(
+            f"{those} and counted with p = 1, so the adjustment of the other arms stays the same."
+        )
     return sentences

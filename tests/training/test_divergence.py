@@ -1,0 +1,72 @@
+"""A training that diverges ends with one line: step, quantity, remedies; the step is logged first."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from medcl3d.core.embeddings import Loss
+from medcl3d.core.errors import DataError
+from medcl3d.objectives.diagnostics import effective_rank
+from medcl3d.pretraining.pretrain import pretrain
+from medcl3d.training.divergence import diverged
+from medcl3d.training.loop import FitOptions, fit
+from medcl3d.training.run_folder import run_folder
+from tests.pretraining.test_pretrain import config_of, write
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_pretraining_that_diverges_names_step_quantity_and_remedies(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    config = config_of(
+        tiny_store, out, "overlapping_crops", "simclr", steps=30, lr=1e30, log_every=100, clip_norm=2.0
+    )
+    with pytest.raises(DataError) as found:
+        pretrain(write(tmp_path / "c.yaml", config))
+    step = 11  # the first step is finite
+    assert str(found.value).startswith(f"training diverged: the loss is nan at step {step}, like ")
+    remedies = r"lower train.lr \(now 1e\+30\) or train.clip_norm \(now 2\), raise train.warmup_steps"
+    assert found.match(f"{remedies}.*inspect samples 4 to {4 * step - 1}$")
+    status = json.loads((out / "status.json").read_text())
+    assert (status["state"], status["step"]) == ("failed", step)
+    assert rows_of(out)[-1]["step"] == step and math.isnan(rows_of(out)[-1]["loss"])
+    assert (out / "warnings.txt").read_text().startswith("step 2: the loss is nan, so this step does not")
+    assert not (out / "encoder.safetensors").exists()
+
+
+def test_one_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
+    model, calls = nn.Linear(2, 1), []
+
+    def loss_of(wrapped: nn.Module, batch: torch.Tensor) -> Loss:
+        calls.append(batch)
+        value = wrapped(batch).sum() * (float("inf") if len(calls) == 3 else 1.0)
+        return Loss(value, {"loss": torch.zeros(())})
+
+    def batches(start: int):
+        yield from torch.ones(9, 1, 2)
+
+    with run_folder(tmp_path / "run", {}, {}) as run:
+        options = FitOptions(steps=5, samples_per_step=1)
+        fit(model, loss_of, batches, options, run, torch.device("cpu"))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert "step 3: the norm of the gradient is inf, so" in (tmp_path / "run" / "warnings.txt").read_text()
+
+
+def test_more_bad_steps_are_allowed_during_a_run_than_at_its_end() -> None:
+    assert not diverged(9, 50, 100) and diverged(10, 50, 100)
+    assert not diverged(1, 100, 100) and diverged(2, 100, 100)
+    assert diverged(1, 2, 2) and diverged(1, 1, 1) and not diverged(0, 1, 1)
+
+
+def test_embeddings_that_are_not_finite_have_no_effective_rank() -> None:
+    assert math.isnan(effective_rank(torch.tensor([[1.0, 0.0], [float("nan"), 1.0]])))
