@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from medcl3d.core.errors import MachineError
 
+PARTIAL = ".part"
+
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[IO[bytes]]:
@@ -21,7 +23,7 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(".part", f".{path.name[:80]}.", path.parent)
+        descriptor, temporary = tempfile.mkstemp(PARTIAL, f".{path.name[:80]}.", path.parent)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -37,6 +39,12 @@ def open_atomic(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process left of its atomic writes. The folder must be locked by the caller."""
+    for path in folder.rglob(f".*{PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -108,13 +108,3 @@ def remove_unlisted(manifest: Manifest) -> None:
             path.unlink()
             stem = path.name.removesuffix(".gz").removesuffix(".nii")
             path.with_name(f"{stem}.json").unlink(missing_ok=True)
-
-
-def remove_partial_files(out: Path) -> None:
-    """Remove partial files of killed processes.
-
-    The caller must hold the folder's lock, so that no process writes.
-    """
-    for folder in (out, out / "store", out / "raw"):
-        for path in folder.glob(".*.part"):
-            path.unlink(missing_ok=True)

@@ -18,11 +18,12 @@ from medcl3d.datasets.pseudonymise import pseudonymised
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.datasets.volumes import VOLUME, split_volumes
 from medcl3d.io.array_file import import_blosc2
+from medcl3d.io.atomic import remove_partial_files
 from medcl3d.io.nifti import read_header
 from medcl3d.preprocessing.finish import Prepared, finish, write_report
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.options import PrepareOptions
-from medcl3d.preprocessing.output_folder import open_folder, refuse_foreign, remove_partial_files
+from medcl3d.preprocessing.output_folder import open_folder, refuse_foreign
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
 from medcl3d.preprocessing.workers import run_tasks
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         num_workers=workers,
         timeout=WORKER_TIMEOUT_S if workers else 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_stop_signals,
     )
     try:
         ahead = iter(loader)  # the workers begin
@@ -49,3 +51,9 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
             problem=f"{first_line}; was it out of memory, or killed? Fewer train.workers need less",
             remedy="the same command resumes",
         ) from error
+
+
+def _ignore_stop_signals(_: int) -> None:
+    """A terminal sends Ctrl-C and SIGHUP to workers too; the main process then still needs them to save."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Training checkpoints: one file per saved step, written atomically.
+"""Training checkpoints: one file per saved step, written atomically, with a checksum.
 
 A checkpoint holds only tensors and primitives. It is written to a temporary file, synced and renamed, and it
 is read with `weights_only=True`, so that an untrusted file cannot run code.
@@ -6,9 +6,11 @@ is read with `weights_only=True`, so that an untrusted file cannot run code.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import warnings
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,14 @@ from torch import Tensor
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.io.atomic import open_atomic
 
-SCHEMA = 1
+SCHEMA = 2
+"""1: without a checksum."""
 KEEP = 2
+DAMAGED = ".damaged"
+
+
+class DamagedCheckpoint(ConfigError):
+    """A checkpoint that cannot be read as it was written."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ def save(folder: Path, state: TrainState) -> Path:
     path = folder / f"step_{state.step:08d}.pt"
     try:
         with open_atomic(path) as file:
-            torch.save({"schema": SCHEMA, **vars(state)}, file)
+            torch.save({"schema": SCHEMA, **vars(state), "sha256": checksum(vars(state))}, file)
     except RuntimeError as error:  # torch raises this if the disk is full
         reason = str(error).splitlines()[0]
         raise MachineError(
@@ -58,30 +66,73 @@ def found(folder: Path) -> list[Path]:
 
 
 def load_latest(folder: Path) -> TrainState | None:
-    """The newest readable checkpoint, with a warning for each unreadable one; None if none exists."""
+    """The newest readable checkpoint; None if none exists.
+
+    A damaged one is renamed to NAME.damaged, with a warning, so that it does not count as one of the two that
+    are kept. ConfigError if one was written by a newer version.
+    """
     for path in reversed(found(folder)):
         try:
             return load(path)
-        except ConfigError as error:
+        except DamagedCheckpoint as error:
+            with suppress(OSError):
+                path.rename(path.with_name(path.name + DAMAGED))
             warnings.warn(f"{error}; using the previous checkpoint", stacklevel=2)
     return None
 
 
 def load(path: Path) -> TrainState:
-    """Read one checkpoint. ConfigError if it is damaged, would run code, or has a newer schema."""
+    """Read one checkpoint.
+
+    DamagedCheckpoint if it is incomplete, differs from its checksum, or would run code. ConfigError if it has
+    a newer schema.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         problem = "damaged, or contains more than tensors and numbers"
         remedy = "no code was run. Use a checkpoint written by medcl3d"
-        raise ConfigError(problem=problem, remedy=remedy, place=path) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DamagedCheckpoint(problem=problem, remedy=remedy, place=path) from None
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ConfigError(problem=f"incomplete checkpoint ({reason})", place=path) from None
-    if not isinstance(content, dict) or "schema" not in content:
-        raise ConfigError(problem="not a medcl3d checkpoint", place=path)
+        raise DamagedCheckpoint(problem=f"incomplete checkpoint ({reason})", place=path) from None
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise DamagedCheckpoint(problem="not a medcl3d checkpoint", place=path)
     schema = content.pop("schema")
     if schema > SCHEMA:
         problem = f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})"
         raise ConfigError(problem=problem, remedy="update medcl3d", place=path)
+    written = content.pop("sha256", None)
+    missing = [field.name for field in fields(TrainState) if field.name not in content]
+    if missing:
+        raise DamagedCheckpoint(problem=f"incomplete checkpoint (no {', '.join(missing)})", place=path)
+    if written is None and schema > 1:
+        raise DamagedCheckpoint(problem="incomplete checkpoint (no checksum)", place=path)
+    if written is not None and written != checksum(content):
+        raise DamagedCheckpoint(problem="damaged: its content differs from its checksum", place=path)
     return TrainState(**content)
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 of nested dictionaries, sequences, tensors and primitives, in their order."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            digest.update(f"dict {len(value)}".encode())
+            for key, item in value.items():
+                digest.update(repr(key).encode())
+                add(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"sequence {len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode())
+
+    add(content)
+    return digest.hexdigest()

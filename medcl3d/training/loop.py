@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
@@ -17,16 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError, Stopped
-from medcl3d.distributed.collectives import all_sum, rank, wait_for_all, world_size
+from medcl3d.core.errors import ConfigError, Stopped, UserError
+from medcl3d.distributed.collectives import all_sum, from_rank_zero, rank, say, wait_for_all, world_size
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.io.progress import progress_bar
+from medcl3d.io.signals import handled
 from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -129,7 +132,7 @@ def fit(
     watch(step)                returns further metrics for rank 0 to log
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
-    Stopped: SIGTERM or SIGUSR1 was received; all ranks saved one step. DataError: training diverged.
+    Stopped: a signal of `STOP_SIGNALS` was received; all ranks saved one step. DataError: training diverged.
     """
     model.to(device)
     apply_cost_options(
@@ -185,9 +188,9 @@ def fit(
                 }
                 watched = watch(step) if rank() == 0 and not bad_steps else {}
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, **watched})
+                run.status("running", step)
                 clock.restart()
             if failed:
-                run.status("running", step)  # the step at which it then fails
                 raise divergence(step, bad_steps, not_finite(loss, norm), options)
             stopping = stop_agreed()
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
@@ -223,33 +226,59 @@ class _Clock:
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
-    state = load_latest(run.checkpoints)
+    """Load the newest checkpoint of rank 0 on every rank, and return its step; 0 if there is none.
+
+    Only rank 0 reads, since hosts with separate disks may hold different checkpoints. ConfigError if it does
+    not fit the model.
+    """
+    state = from_rank_zero(_read_checkpoint(run) if rank() == 0 else None)
+    if isinstance(state, UserError):
+        raise state
     run.remove_rows_after(state.step if state else 0)
     if state is None:
         return 0
-    model.load_state_dict(state.model)
-    optimizer.load_state_dict(state.optimizer)
+    try:
+        model.load_state_dict(state.model)
+        optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        problem = f"the checkpoint of step {state.step} does not fit the network ({_first_line(error)})"
+        remedy = "use the version of medcl3d that wrote it, or remove the run folder to start again"
+        raise ConfigError(problem=problem, remedy=remedy, place=run.checkpoints) from None
     torch.set_rng_state(state.rng)
-    return state.step
+    step: int = state.step
+    say(f"{run.path}: resumed from step {step}")
+    return step
+
+
+def _read_checkpoint(run: RunFolder) -> TrainState | UserError | None:
+    try:
+        return load_latest(run.checkpoints)
+    except UserError as error:
+        return error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(":")
 
 
 def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
     if rank() == 0:
         state = TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state())
         save(run.checkpoints, state)
-        run.status("running", step)
 
 
 @contextmanager
 def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
-    """Stop on SIGTERM or SIGUSR1: a function that is True on all ranks once any of them received one.
+    """Stop on a signal of `STOP_SIGNALS`: a function that is True on all ranks once any of them received one.
 
-    Ranks may receive a signal at different times, so they agree on a step.
+    Ranks may receive a signal at different times, so they agree on a step. A second Ctrl-C ends at once.
     """
     requested = False
 
-    def request(*_: Any) -> None:
+    def request(number: int, _: Any) -> None:
         nonlocal requested
+        if requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
         requested = True
 
     def agreed() -> bool:
@@ -257,15 +286,8 @@ def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
             return requested
         return bool(all_sum(torch.tensor(float(requested), device=device)) > 0)
 
-    before = {}
-    try:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            with suppress(ValueError):  # not the main thread, as in a notebook: no signals there
-                before[number] = signal.signal(number, request)
+    with handled(STOP_SIGNALS, request):
         yield agreed
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

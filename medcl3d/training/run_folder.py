@@ -22,12 +22,12 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from medcl3d.config.loading import parse
-from medcl3d.config.plain import differences, listed, plain
+from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.core.errors import ConfigError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank, say
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.precision import Precision, precision_used
-from medcl3d.io.atomic import open_atomic, write_json, write_text
+from medcl3d.io.atomic import open_atomic, remove_partial_files, write_json, write_text
 from medcl3d.io.folder_lock import lock_folder
 from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed, fingerprints
@@ -172,12 +172,16 @@ def run_folder(
     provenance  fingerprints of the data that the run reads, and other facts known at the start
     model       class of the configuration; its defaults apply to fields that an older run does not have
 
-    ConfigError if the folder holds a run with another configuration (names the fields) or other data (names
-    the parts), or if another process uses it. MachineError if it cannot be written. If an exception is raised
-    inside, status.json gets `failed` and the reason.
+    A run may continue with more `train.steps`, a finished one too; provenance.json lists them as `extended`,
+    since its first steps followed the schedule of fewer. ConfigError if the folder holds a run with another
+    configuration (names the fields) or other data (names the parts), or if another process uses it.
+    MachineError if it cannot be written. If an exception is raised inside, status.json gets `failed` and the
+    reason.
     """
     lock = lock_folder(path, ".lock", lambda: read_status(path), "in this folder") if rank() == 0 else None
     try:
+        if lock is not None:
+            remove_partial_files(path)
         opened = from_rank_zero(_open(path, config, provenance, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
@@ -220,12 +224,14 @@ def _open(
     path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
 ) -> bool | UserError:
     """Write config.yaml and provenance.json, and return whether the run is done; or the error."""
-    file = path / "config.yaml"
+    file, before = path / "config.yaml", _read(path / "provenance.json")
+    extended = list(before.get("extended", ()))
+    finished = read_status(path).get("state") == "done"
     if file.is_file():
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
         others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
-        data = changed(_read(path / "provenance.json"), provenance)
-        if others:
+        data = changed(before, provenance)
+        if not all(map(is_extension, others)):
             problem = f"holds a run with another configuration ({listed(others, 5)})"
             remedy = "set another out_dir, or remove the folder to start again"
             return ConfigError(problem=problem, remedy=remedy, place=path)
@@ -233,12 +239,24 @@ def _open(
             problem = f"the data changed since this run started: {', '.join(data)}"
             remedy = "set another out_dir, or prepare the data as before"
             return ConfigError(problem=problem, remedy=remedy, place=path)
+        extended += [[found.old, found.new] for found in others]
+        finished = finished and not others
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
-    finished = read_status(path).get("state") == "done"
     if not finished:
         content = {**provenance, **versions(), "command": sys.argv}
+        content |= {"extended": extended} if extended else {}
         write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
     return finished
+
+
+def is_extension(found: Difference) -> bool:
+    """Whether a run has more training steps than before: it then resumes from its last checkpoint."""
+    return (
+        found.field == "train.steps"
+        and isinstance(found.old, int)
+        and isinstance(found.new, int)
+        and found.new > found.old
+    )
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:

@@ -135,9 +135,13 @@ def curve_lines(log: Path) -> list[str]:
 
 
 @pytest.mark.slow  # tests/training/test_stop.py has two ranks
-def test_a_signal_stops_a_run_after_one_step_and_it_resumes(tiny_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "workers"), [("SIGTERM", 0), ("SIGINT", 2), ("SIGHUP", 2)])
+def test_a_signal_stops_a_run_after_one_step_and_it_resumes(
+    tiny_store: Path, tmp_path: Path, number: str, workers: int
+) -> None:
+    """A terminal sends Ctrl-C and SIGHUP to the loader's workers too."""
     whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=40))
-    cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40))
+    cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=40, workers=workers))
     run([str(TOOL), str(whole)])
     process = subprocess.Popen(
         [sys.executable, str(TOOL), str(cut)],
@@ -145,18 +149,20 @@ def test_a_signal_stops_a_run_after_one_step_and_it_resumes(tiny_store: Path, tm
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
     )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.Signals[number])
     _, errors = process.communicate(timeout=60)
     status = json.loads((tmp_path / "cut" / "status.json").read_text())
     assert (
         process.returncode == 75 and status["state"] == "stopped" and "rerun the command to resume" in errors
     )
     assert status["step"] == len(curve(tmp_path / "cut")) < 40
-    run([str(TOOL), str(cut)])
+    resumed = run([str(TOOL), str(cut)])
+    assert f"resumed from step {status['step']}" in resumed.stdout
     assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,59 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     torch.save({"schema": 99}, tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="newer medcl3d"):
         load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_byte_is_noticed_and_set_aside(tmp_path: Path, seed: int) -> None:
+    """Somewhere in the tensors, whose bytes torch reads without a check."""
+    rng = np.random.default_rng(seed)
+    weight = torch.from_numpy(rng.normal(size=4096).astype(np.float32))
+    save(tmp_path, state(1))
+    path = save(tmp_path, TrainState(2, {"weight": weight}, {"state": {}}, torch.get_rng_state()))
+    content = bytearray(path.read_bytes())
+    place = content.index(weight.numpy().tobytes()) + int(rng.integers(4096 * 4))
+    content[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"step_00000002.pt: .*using the previous checkpoint"):
+        latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 1
+    assert [path.name for path in found(tmp_path)] == ["step_00000001.pt"]
+    assert (tmp_path / "step_00000002.pt.damaged").exists()
+
+
+def test_damaged_checkpoints_do_not_replace_new_ones(tmp_path: Path) -> None:
+    for step in (5, 6):
+        os.truncate(save(tmp_path, state(step)), 40)
+    with pytest.warns(UserWarning):
+        assert load_latest(tmp_path) is None
+    for step in (1, 2, 3):
+        save(tmp_path, state(step))
+    assert [path.name for path in found(tmp_path)] == ["step_00000002.pt", "step_00000003.pt"]
+
+
+def test_a_newer_checkpoint_is_refused_and_stays(tmp_path: Path) -> None:
+    save(tmp_path, state(1))
+    torch.save({"schema": 99}, tmp_path / "step_00000002.pt")
+    with pytest.raises(ConfigError, match="newer medcl3d"):
+        load_latest(tmp_path)
+    assert (tmp_path / "step_00000002.pt").exists()
+
+
+def test_a_checkpoint_without_a_checksum_is_read(tmp_path: Path) -> None:
+    torch.save({"schema": 1, **vars(state(3))}, tmp_path / "step_00000003.pt")
+    latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 3
+
+
+@pytest.mark.parametrize("name", ["model", "rng", "step"])
+def test_a_checkpoint_without_one_of_its_parts_is_damaged(tmp_path: Path, name: str) -> None:
+    save(tmp_path, state(1))
+    content = {"schema": 1, **vars(state(2))}
+    del content[name]
+    torch.save(content, tmp_path / "step_00000002.pt")
+    with pytest.warns(UserWarning, match=f"no {name}"):
+        latest = load_latest(tmp_path)
+    assert latest is not None and latest.step == 1
 
 
 WRITER = """

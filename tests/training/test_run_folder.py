@@ -167,3 +167,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         run_folder(tmp_path / "file" / "run", CONFIG, {"data": "a"}),
     ):
         pass
+
+
+def test_more_steps_extend_a_run_and_fewer_are_refused(tmp_path: Path) -> None:
+    def with_steps(steps: int) -> dict[str, object]:
+        return {"seed": 0, "train": {"steps": steps, "workers": 0}}
+
+    with run_folder(tmp_path, with_steps(10), {"data": "a"}) as run:
+        run.status("done", 10)
+    with run_folder(tmp_path, with_steps(20), {"data": "a"}) as run:
+        assert not run.finished
+        run.status("done", 20)
+    assert json.loads((tmp_path / "provenance.json").read_text())["extended"] == [[10, 20]]
+    with run_folder(tmp_path, with_steps(20), {"data": "a"}) as run:
+        assert run.finished
+    with (
+        pytest.raises(ConfigError, match=r"train.steps: 20 -> 15"),
+        run_folder(tmp_path, with_steps(15), {"data": "a"}),
+    ):
+        pass
+
+
+def test_what_a_kill_left_of_atomic_writes_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    left = [
+        tmp_path / ".encoder.safetensors.x1.part",
+        tmp_path / "checkpoints" / ".step_00000001.pt.x2.part",
+    ]
+    for path in left:
+        path.touch()
+    with run_folder(tmp_path, CONFIG, {"data": "a"}):
+        assert not any(path.exists() for path in left)

@@ -85,3 +85,29 @@ def test_a_signal_to_one_rank_stops_all(
     assert curve(out) == curve(whole)
     first, second = (load_file(folder / "encoder.safetensors") for folder in (whole, out))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+RANK_DIRECTORY = """
+import os, sys
+from pathlib import Path
+from medcl3d.pretraining.pretrain import pretrain
+shared, steps = sys.argv[2] == "shared", sys.argv[3]
+out = Path(sys.argv[1]).parent / ("shared" if shared else "host_" + os.environ["RANK"])
+pretrain(Path(sys.argv[1]), [f"out_dir={out}", f"train.steps={steps}"])
+"""
+
+
+@pytest.mark.slow
+def test_hosts_without_a_common_disk_resume_from_the_checkpoint_of_rank_zero(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    script, config = tmp_path / "rank.py", write(tmp_path / "c.yaml", config_of(tiny_store, tmp_path))
+    script.write_text(RANK_DIRECTORY)
+    for folders in ("shared", "separate"):
+        for steps in ("6", "12"):
+            done = run([*TORCHRUN, str(script), str(config), folders, steps])
+        assert "resumed from step 6" in done.stdout
+    assert not (tmp_path / "host_1" / "checkpoints").exists()
+    assert curve(tmp_path / "shared") == curve(tmp_path / "host_0")
+    first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("shared", "host_0"))
+    assert all(torch.equal(first[name], second[name]) for name in first)

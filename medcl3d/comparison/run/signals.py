@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from medcl3d.core.errors import Stopped
+from medcl3d.io.signals import handled
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def stop_event() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         requested.set()
 
-    with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), request):
+    with handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), request):
         yield requested
 
 
@@ -32,22 +33,5 @@ def stopped_by_signals() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Stopped(f"stopped by {signal.Signals(number).name}; the same command resumes")
 
-    with _handled((signal.SIGTERM, signal.SIGHUP), stop):
+    with handled((signal.SIGTERM, signal.SIGHUP), stop):
         yield
-
-
-@contextmanager
-def _handled(
-    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
-) -> Iterator[None]:
-    """Handle signals, but not SIGHUP if it is ignored, as under nohup. Only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-    before = {number: signal.signal(number, handler) for number in numbers if number not in ignored}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
