@@ -105,7 +105,7 @@ def at_home(value: Any) -> Any:
 
 def message_of(error: UserError, given: dict[str, Any], command: str) -> str:
     """The message of an error, with file and line if it is about a field of the command's configuration."""
-    if "config" not in given:
+    if given.get("config") is None:
         return str(error)
     from medcl3d.config.loading import locate
     from medcl3d.config.overrides import schemas_at
@@ -403,6 +403,20 @@ def status(
     from medcl3d.comparison.status import status as run
 
     run(folders)
+
+
+@command
+def doctor(
+    config: Annotated[
+        str | None, _argument("CONFIG", "A pretraining configuration, to estimate its memory too.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Report versions, devices and limits of this machine, and what makes runs slow or fail."""
+    path = None if config is None else config_path(config)
+    from medcl3d.doctor import doctor as run
+
+    run(path, overrides or [])
 
 
 @command

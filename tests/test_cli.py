@@ -34,6 +34,7 @@ COMMANDS = (
     "show_pairs",
     "audit",
     "status",
+    "doctor",
     "benchmark",
     "list",
     "schema",

@@ -13,6 +13,7 @@ import torch
 # Names and numbers of glibc's malloc.h; the first cannot be set higher than 32 MiB.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_MMAP_THRESHOLD = 32 << 20
+CGROUP, CGROUP_FILES = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
 NEVER = 2**31 - 1
 
 
@@ -53,3 +54,17 @@ def process_peak_mb(process: int | Literal["self"]) -> float | None:
     return next(
         (int(line.split()[1]) / 2**10 for line in status.splitlines() if line.startswith("VmHWM")), None
     )
+
+
+def available_bytes() -> int | None:
+    """Main memory that is available to new processes, within the limit of a container; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        limit, used = (int((CGROUP / name).read_text(encoding="ascii")) for name in CGROUP_FILES)
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return free
+    return min(free, max(0, limit - used))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medcl3d.distributed.collectives import world_size
-from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.distributed.precision import autocast_dtype, precision_used
 from medcl3d.encoders.memory import activation_bytes
 from medcl3d.encoders.network import forward_flops
 from medcl3d.encoders.recompute import recompute_blocks
@@ -48,7 +48,18 @@ def summary(parts: Pretraining) -> str:
 
 
 def memory_estimate(parts: Pretraining, device: torch.device) -> str:
-    """A line with the memory of one rank's step: weights, gradients, optimizer and stored activations.
+    """A line with the memory of one rank's step."""
+    train = parts.config.train
+    total, activations = estimated_bytes(parts, device)
+    samples = train.samples_per_step // world_size()
+    return (
+        f"  memory: about {binary_size(total)} per process for {samples} samples per step (estimated; "
+        f"{binary_size(activations)} of it for activations in {precision_used(train.precision, device)})"
+    )
+
+
+def estimated_bytes(parts: Pretraining, device: torch.device) -> tuple[int, int]:
+    """Memory of one rank's step: weights, gradients, optimizer and stored activations; activations alone.
 
     Transient buffers are not included. With `train.checkpointing` it changes the network: its blocks
     recompute their activations.
@@ -65,16 +76,12 @@ def memory_estimate(parts: Pretraining, device: torch.device) -> str:
     ) * (min(train.grad_cache or samples, samples) / samples)
     states = {"adamw": 2, "sgd": 1, "lars": 1}[train.optimizer]  # float32 averages per weight
     weights = sum(p.numel() * (4 * (2 + states) if p.requires_grad else 4) for p in learner.parameters())
-    crops = sum(len(group.crops) for group in raw.groups)
-    return (
-        f"  memory: about {_size(activations + weights)} per process for {crops} crops per step "
-        f"(estimated; {_size(activations)} of it for activations in "
-        f"{str(dtype or torch.float32).removeprefix('torch.')})"
-    )
+    return int(activations + weights), int(activations)
 
 
-def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+def binary_size(num_bytes: float) -> str:
+    """Bytes in MiB or GiB, as drivers report the memory of GPUs."""
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def few_anchors(config: PretrainConfig, anchors: Anchors, batch_grouping: BatchGrouping | None) -> list[str]:

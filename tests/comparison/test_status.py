@@ -1,4 +1,4 @@
-"""The state of runs: what their files and locks say, without starting anything."""
+"""The state of runs: from their files and locks, without starting anything."""
 
 from __future__ import annotations
 

@@ -1,0 +1,200 @@
+"""`medcl3d doctor`: report versions, devices and limits of this machine, and what makes runs slow or fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medcl3d.config.loading import load
+from medcl3d.core.version import __version__
+from medcl3d.distributed.environment import checkout, device_name
+from medcl3d.distributed.memory import available_bytes
+from medcl3d.distributed.precision import autocast, autocast_dtype
+from medcl3d.io.disk_space import format_size, free_bytes
+from medcl3d.io.shared_memory import REMEDY, free_shared_bytes
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
+from medcl3d.pretraining.summary import binary_size, estimated_bytes, summary
+
+OPTIONAL = {
+    "pydicom": "DICOM",
+    "torchio": "loader=torchio",
+    "blosc2": "compressed stores",
+    "submitit": "executor: slurm",
+}
+LITTLE_SHARED, LITTLE_DISK, WRITTEN = 1 << 30, 5 << 30, 16 << 20
+SLOW_DISK = 20e6  # bytes per second of synced writes: a busy network disk
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+SLOWER = 1.1
+NUM_TIMES = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `remedy` is set if something is wrong or slow."""
+
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+def doctor(config: Path | None = None, overrides: Sequence[str] = (), folder: Path = Path()) -> list[Finding]:
+    """Print and return the findings on this machine, and on a pretraining configuration if one is given.
+
+    folder  where runs would be written
+    """
+    findings = []
+    for finding in _findings(config, overrides, folder):
+        print(f"{finding.subject:<12}{finding.text}", flush=True)
+        if finding.remedy:
+            print(f"{'':<12}warning: {finding.remedy}", flush=True)
+        findings.append(finding)
+    wrong = sum(bool(finding.remedy) for finding in findings)
+    print(f"{wrong} warning{'s' if wrong != 1 else ''}")
+    return findings
+
+
+def _findings(config: Path | None, overrides: Sequence[str], folder: Path) -> Iterator[Finding]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield from software()
+    yield of_device(device)
+    yield of_threads(torch.get_num_threads(), usable_cores())
+    yield of_convolutions(device)
+    yield from of_memory()
+    yield of_disk(folder)
+    if config is not None:
+        yield from of_config(config, overrides, device)
+
+
+def software() -> Iterator[Finding]:
+    """Versions, and optional packages that are missing."""
+    commit = checkout()["commit"]
+    source = f" (commit {commit[:10]})" if commit else ""
+    yield Finding(
+        "software",
+        f"medcl3d {__version__}{source}, Python {platform.python_version()}, torch {torch.__version__}",
+    )
+    missing = [f"{name} ({use})" for name, use in OPTIONAL.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Finding("optional", f"not installed: {', '.join(missing)}")
+    if not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        yield Finding("optional", "no C++ compiler: train.compile cannot be used")
+
+
+def of_device(device: torch.device) -> Finding:
+    """The device of a run; a warning if a GPU exists that torch cannot use."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        number = torch.cuda.device_count()
+        memory = f"{binary_size(free)} of {binary_size(total)} free"
+        return Finding("device", f"{number} GPU{'s' if number > 1 else ''}, {device_name()}, {memory}")
+    text = f"no GPU that torch can use; {device_name()}"
+    if Path("/dev/nvidia0").exists():
+        built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
+        remedy = f"an NVIDIA device exists, but torch is built {built} or finds no driver; see `nvidia-smi`"
+        return Finding("device", text, remedy)
+    return Finding("device", text)
+
+
+def usable_cores() -> float:
+    """Processor cores that this process may use: its affinity, and the limit of a container."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    try:
+        quota, period = CGROUP_CPU.read_text(encoding="ascii").split()
+        return min(cores, int(quota) / int(period))
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return cores
+
+
+def of_threads(threads: int, cores: float) -> Finding:
+    """Threads of torch; a warning if there are more than cores."""
+    text = f"{threads} of torch on {cores:g} core{'s' if cores != 1 else ''}"
+    if threads <= cores:
+        return Finding("threads", text)
+    return Finding("threads", text, f"threads wait for each other; set OMP_NUM_THREADS={max(1, int(cores))}")
+
+
+def of_convolutions(device: torch.device) -> Finding:
+    """Speed of a 3-D convolution in float32 and bfloat16; a warning if `precision: auto` takes the slower."""
+    seconds = {dtype: _convolution_seconds(device, dtype) for dtype in (None, torch.bfloat16)}
+    ratio = seconds[None] / seconds[torch.bfloat16]
+    auto = autocast_dtype("auto", device)
+    faster, slower = ("bfloat16", "float32") if ratio > 1 else ("float32", "bfloat16")
+    chosen = "float32" if auto is None else "bfloat16"
+    text = (
+        f"3-D convolutions are {max(ratio, 1 / ratio):.1f} times as fast in {faster} as in {slower}; "
+        f"precision: auto uses {chosen}"
+    )
+    wrong = chosen == slower and max(ratio, 1 / ratio) > SLOWER
+    return Finding("precision", text, f"set train.precision={faster}" if wrong else "")
+
+
+def _convolution_seconds(device: torch.device, dtype: torch.dtype | None) -> float:
+    """Shortest seconds of a forward and backward pass: 16 to 32 channels, 4 crops of 32^3."""
+    layer = torch.nn.Conv3d(16, 32, 3, padding=1).to(device)
+    crops = torch.rand(4, 16, 32, 32, 32, device=device)
+    best = float("inf")
+    for _ in range(NUM_TIMES):
+        start = time.perf_counter()
+        with autocast(device, dtype):
+            layer(crops).float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def of_memory() -> Iterator[Finding]:
+    """Memory that is available to processes, and the shared memory of loader workers."""
+    available = available_bytes()
+    if available is not None:
+        yield Finding("memory", f"{binary_size(available)} available")
+    shared = free_shared_bytes()
+    if shared is not None:
+        little = f"little for train.workers above 0: {REMEDY}" if shared < LITTLE_SHARED else ""
+        yield Finding("shared", f"{binary_size(shared)} free in /dev/shm", little)
+
+
+def of_disk(folder: Path) -> Finding:
+    """Free space of a folder and the speed of synced writes; warnings if either is low."""
+    free = free_bytes(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            start = time.perf_counter()
+            file.write(os.urandom(WRITTEN))
+            file.flush()
+            os.fsync(file.fileno())
+            speed = WRITTEN / (time.perf_counter() - start)
+    except OSError as error:
+        return Finding(
+            "disk", f"{folder.resolve()} cannot be written ({error.strerror})", "use another folder"
+        )
+    text = f"{format_size(free)} free in {folder.resolve()}, synced writes at {format_size(int(speed))}/s"
+    if free < LITTLE_DISK:
+        return Finding("disk", text, "stores and checkpoints may not fit; use another disk")
+    slow = "checkpoints and stores are slow to write; use a local disk" if speed < SLOW_DISK else ""
+    return Finding("disk", text, slow)
+
+
+def of_config(config: Path, overrides: Sequence[str], device: torch.device) -> Iterator[Finding]:
+    """The summary of a pretraining, and its memory compared with what is available."""
+    parts = assemble(load(config, overrides, PretrainConfig))
+    yield Finding("config", summary(parts).replace("\n", f"\n{'':<12}"))
+    needed, activations = estimated_bytes(parts, device)
+    available = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_bytes()
+    text = f"about {binary_size(needed)} per process, {binary_size(activations)} of it for activations"
+    if available is None or needed < available:
+        yield Finding("config", text)
+        return
+    fields = "train.samples_per_step, data.patch_size or encoder channels"
+    remedy = f"{binary_size(available)} are available; lower {fields}, or set train.grad_cache"
+    yield Finding("config", text, remedy)
