@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
-from medcl3d.training.run_folder import read_status
+from medcl3d.training.run_folder import WEIGHTS_HASH, read_status
 
 Transfer = Literal["encoder", "all"]
 
@@ -66,7 +67,7 @@ def load_weights(
     if transfer == "all":
         _require_decoders(path, sidecar, network)
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
-    found = read_weights(path, f"use the {WEIGHTS} of a pretraining")
+    found = read_weights(path, sidecar, f"use the {WEIGHTS} of a pretraining")
     weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
     own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
@@ -206,14 +207,24 @@ def _first(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
-def read_weights(path: Path, remedy: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. ConfigError with `remedy` if it is not complete."""
+def read_weights(path: Path, sidecar: Mapping[str, Any], remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    ConfigError with `remedy` if the file is not complete, or not the one that its sidecar describes.
+    """
     try:
-        return load_file(path)
+        content = path.read_bytes()
+        tensors = from_safetensors(content)
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(
             problem=f"not a complete safetensors file ({error})", remedy=remedy, place=path
         ) from None
+    written = sidecar.get(WEIGHTS_HASH)  # absent in runs of version 0.1
+    if written is not None and hashlib.sha256(content).hexdigest() != written:
+        described = path.with_suffix(".json").name
+        problem = f"damaged, or not the weights that {described} describes (SHA-256 differs)"
+        raise ConfigError(problem=problem, remedy=remedy, place=path)
+    return tensors
 
 
 def _unwrapped(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 FREE_FIELDS = tuple(f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing"))
 FREE_FIELDS += ("out_dir", "probe")
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
+WEIGHTS_HASH = "weights_sha256"
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
@@ -92,9 +94,10 @@ class RunFolder:
     def weights(self, name: str, module: nn.Module, sidecar: Mapping[str, Any]) -> None:
         """Write the weights of a module to NAME.safetensors, and their metadata to NAME.json."""
         tensors = {key: tensor.contiguous().cpu() for key, tensor in module.state_dict().items()}
+        content = to_safetensors(tensors, metadata={"format": "pt"})
         with open_atomic(self.path / f"{name}.safetensors") as file:
-            file.write(to_safetensors(tensors, metadata={"format": "pt"}))
-        write_json(self.path / f"{name}.json", sidecar)
+            file.write(content)
+        write_json(self.path / f"{name}.json", {WEIGHTS_HASH: hashlib.sha256(content).hexdigest(), **sidecar})
 
     def _to_board(self, write: Any) -> None:
         """Write to TensorBoard. On an OSError (a full disk), switch TensorBoard off and continue training."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders.network import Network, build_network
+from medcl3d.training.run_folder import RunFolder
 
 FIELDS: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": (4, 8), "strides": (1, 2)},
@@ -207,3 +209,18 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(json.dumps({"state": "running"}))
     with pytest.raises(ConfigError, match="running; let it finish"):
         load_weights(network_of(), tmp_path, "encoder")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flipped_byte_in_the_weights_of_a_run_is_noticed(tmp_path: Path, seed: int) -> None:
+    pretrained, source = network_of(), write_run(tmp_path / "source", network_of())
+    sidecar = json.loads((source / "encoder.json").read_text())
+    RunFolder(tmp_path, finished=False).weights("encoder", pretrained, sidecar)
+    path = tmp_path / "encoder.safetensors"
+    load_weights(network_of(), path, "encoder")
+    content = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[np.random.default_rng(seed).integers(header, len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"not the weights that encoder.json describes"):
+        load_weights(network_of(), path, "encoder")

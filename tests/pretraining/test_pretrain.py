@@ -150,6 +150,7 @@ def test_a_signal_stops_a_run_after_one_step_and_it_resumes(
         stdout=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored if pytest runs under nohup
     )
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 4):

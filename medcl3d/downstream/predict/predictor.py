@@ -75,7 +75,7 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     classes = task.chosen({int(value): name for value, name in sidecar["label_names"].items()}, file)
     channels = int(sidecar["in_channels"])
     model = Segmenter(build_network(described.encoder, channels, decoder=True), 1 + len(classes))
-    weights = read_weights(path, "fine-tune again, or copy it again")
+    weights = read_weights(path, sidecar, "fine-tune again, or copy it again")
     different = mismatch(weights, model.state_dict())
     if different:
         raise ConfigError(
