@@ -196,7 +196,7 @@ def _read_cache(folder: Path | None, states: Mapping[str, str]) -> dict[str, Fin
 
 
 def _of_store(target: Path, options: CheckOptions) -> Checked:
-    store = Store.open(target)
+    store = Store.open(target, sizes=False)
     patients = store.collection.table["patient"]
     read_split(target / "split.json", patients)
     spacings = store.collection.spacings.round(4).tolist()

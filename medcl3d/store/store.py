@@ -22,6 +22,7 @@ from medcl3d.io.table_file import read_table
 from medcl3d.store.quantise import Scaling, scale, unpack
 from medcl3d.store.stored_scan import (
     SCHEMA,
+    check_size,
     open_stored,
     read_registered,
     scaling_of,
@@ -53,13 +54,18 @@ class Store:
     num_channels: int
     label_names: dict[int, str]
     scans: tuple[dict[str, Any], ...]
-    _maps: OrderedDict[tuple[int, bool], Stored] = field(
+    _maps: OrderedDict[tuple[int, bool], tuple[Stored, Path]] = field(
         default_factory=OrderedDict, repr=False, compare=False
     )
 
     @staticmethod
-    def open(root: Path) -> Store:
-        """Open the output of `prepare`. DataError if it is missing, incomplete, or has mixed options."""
+    def open(root: Path, sizes: bool = True) -> Store:
+        """Open the output of `prepare`.
+
+        sizes: whether every file must have the size that was written; `medcl3d check` compares hashes instead
+
+        DataError if it is missing, incomplete, or has mixed options, or if a file has another size.
+        """
         root = Path(root)
         message = f"{root}: contains no finished store; run `medcl3d prepare SOURCE ROOT --out {root}`"
         summary = _read_json(root / "prepared.json", message)
@@ -77,6 +83,9 @@ class Store:
             if _without_kind(found["options"]) != _without_kind(summary["options"]):
                 problem = f"scan {scan!r} was prepared with other options than the other scans"
                 raise DataError(path, problem, again)
+            for is_label in (False, True) if sizes else ():
+                if not is_label or "label_sha256" in found:
+                    check_size(stored_path(root, found, is_label=is_label), found, is_label=is_label)
             affines.append(np.array(found["affine"], dtype=np.float64))
             of_body = found["body"].pop("from_world")
             of_body = registered[scan]["from_world"] if scan in registered else of_body
@@ -165,14 +174,18 @@ class Store:
         return stored_path(self.root, self.scans[scan], is_label=False)
 
     def _map(self, scan: int, *, is_label: bool) -> Stored:
-        key = (scan, is_label)
+        key, about = (scan, is_label), self.scans[scan]
         if key in self._maps:
             self._maps.move_to_end(key)
-            return self._maps[key]
-        values = open_stored(self.root, self.scans[scan], is_label=is_label)
+            values, path = self._maps[key]
+            # Reading a map beyond the end of its file ends the process (SIGBUS).
+            check_size(path, about, is_label=is_label)
+            return values
+        path = stored_path(self.root, about, is_label=is_label)
+        values = open_stored(self.root, about, is_label=is_label)
         if len(self._maps) >= _max_open():
             self._maps.popitem(last=False)
-        self._maps[key] = values
+        self._maps[key] = values, path
         return values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,18 @@ def open_stored(root: Path, about: Mapping[str, Any], *, is_label: bool) -> Stor
         problem = f"contains {values.dtype} {values.shape}, its description has {dtype} {shape}"
         raise DataError(path, problem, PREPARE_AGAIN)
     return values
+
+
+def check_size(path: Path, about: Mapping[str, Any], *, is_label: bool) -> None:
+    """DataError if the file of a scan's voxels, or of its segmentation, has not the size that was written."""
+    written = about.get("label_bytes" if is_label else "stored_bytes")
+    try:
+        size = os.stat(path).st_size
+    except OSError as error:
+        again = "run the same prepare command again"
+        raise DataError(path, f"cannot be read ({error.strerror})", again) from None
+    if written is not None and size != written:
+        raise DataError(path, f"has {size} bytes, {written} were written", PREPARE_AGAIN)
 
 
 def verify_stored(root: Path, about: Mapping[str, Any]) -> None:

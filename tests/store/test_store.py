@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
 import random
 import shutil
@@ -102,7 +103,7 @@ def test_damage_is_detected(store) -> None:
         verify_stored(store.root, Store.open(store.root).scans[1])
     write_array(path, changed.astype(np.float32))
     with pytest.raises(DataError, match=rf"{path.name}: contains float32 .* has float16"):
-        Store.open(store.root).read_volume(1)
+        Store.open(store.root, sizes=False).read_volume(1)
     path.write_bytes(content)
     verify_stored(store.root, Store.open(store.root).scans[1])
     path.unlink()
@@ -125,10 +126,31 @@ def test_a_truncated_file_is_never_read(store, is_label) -> None:
     )
     for size in (0, 1, 15, 60, 127, 200, len(content) // 2, len(content) - 60, len(content) - 1):
         path.write_bytes(content[:size])
-        truncated = Store.open(store.root)
+        with pytest.raises(DataError, match=rf"{path.name}: has {size} bytes, {len(content)} were written"):
+            Store.open(store.root)
+        truncated = Store.open(store.root, sizes=False)
         with pytest.raises(DataError, match=message) as error:
             truncated.read_label(1) if is_label else truncated.read_crop(1, Box((2, 2, 2), (4, 4, 4)))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("is_label", [False, True])
+def test_a_file_that_is_truncated_while_it_is_read_ends_with_its_name(store, is_label) -> None:
+    """Instead of a signal that ends the process without a message."""
+    path = stored_path(store.root, store.scans[1], is_label=is_label)
+    box = Box((2, 2, 2), (4, 4, 4))
+
+    def read(opened) -> None:
+        opened.read_label(1, box) if is_label else opened.read_crop(1, box)
+
+    opened, size = Store.open(store.root), path.stat().st_size
+    read(opened)
+    os.truncate(path, 100)
+    with pytest.raises(DataError, match=rf"{path.name}: has 100 bytes, {size} were written"):
+        read(opened)
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{path.name}: cannot be read .No such file"):
+        read(opened)
 
 
 def test_flipped_bits_are_detected_without_a_crash(store) -> None:
