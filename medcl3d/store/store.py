@@ -9,6 +9,7 @@ import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,6 @@ class Store:
             if _without_kind(found["options"]) != _without_kind(summary["options"]):
                 problem = f"scan {scan!r} was prepared with other options than the other scans"
                 raise DataError(path, problem, again)
-            for is_label in (False, True) if sizes else ():
-                if not is_label or "label_sha256" in found:
-                    check_size(stored_path(root, found, is_label=is_label), found, is_label=is_label)
             affines.append(np.array(found["affine"], dtype=np.float64))
             of_body = found["body"].pop("from_world")
             of_body = registered[scan]["from_world"] if scan in registered else of_body
@@ -94,6 +92,10 @@ class Store:
             scans.append({name: value for name, value in found.items() if name not in NOT_KEPT})
         if any(found.get("store") == "blosc2" for found in scans):
             import_blosc2(root)
+        if sizes:
+            for found, is_label in product(scans, (False, True)):
+                if not is_label or "label_sha256" in found:
+                    check_size(stored_path(root, found, is_label=is_label), found, is_label=is_label)
         collection = Collection.of(
             table.replace({"": np.nan, "n/a": np.nan}),
             np.array([s["shape"][1:] for s in scans], dtype=np.int64),

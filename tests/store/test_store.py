@@ -211,7 +211,7 @@ def test_the_time_of_a_crop_does_not_depend_on_the_scan(store, tmp_path) -> None
     for n in (64, 512):
         values = np.zeros((1, n, n, n), dtype=np.float16)
         values[:, :40, :40, :40] = 1
-        write_array(store.path(0), values)
+        _, store.scans[0]["stored_bytes"] = write_array(store.path(0), values)
         store.scans[0]["shape"] = [1, n, n, n]
         store._maps.clear()
         box = Box((4, 4, 4), (32, 32, 32))
