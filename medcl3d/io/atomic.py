@@ -56,3 +56,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically. ValueError for NaN, which is not valid JSON."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line of UTF-8 text, after the end of a line that a kill or a full disk left incomplete."""
+    with path.open("ab+") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        incomplete = file.read(1) not in (b"", b"\n")
+        file.write(("\n" * incomplete + line + "\n").encode())

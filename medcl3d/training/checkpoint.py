@@ -19,6 +19,8 @@ from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.io.atomic import open_atomic
+from medcl3d.io.disk_space import format_size, free_bytes
+from medcl3d.io.shared_memory import num_bytes
 
 SCHEMA = 2
 """1: without a checksum."""
@@ -45,15 +47,19 @@ def save(folder: Path, state: TrainState) -> Path:
 
     MachineError if the disk is full; older checkpoints stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state.step:08d}.pt"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with open_atomic(path) as file:
             torch.save({"schema": SCHEMA, **vars(state), "sha256": checksum(vars(state))}, file)
-    except RuntimeError as error:  # torch raises this if the disk is full
-        reason = str(error).splitlines()[0]
+    except (OSError, RuntimeError, MachineError) as error:  # torch raises RuntimeError if the disk is full
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "strerror", None) or cause).splitlines()[0]
+        sizes = f"{format_size(num_bytes(vars(state)))} needed, {format_size(free_bytes(folder))} free"
         raise MachineError(
-            path, f"cannot be written ({reason})", "free disk space, then rerun the command to resume"
+            path,
+            f"cannot be written ({reason}; {sizes})",
+            "free disk space, then rerun the command to resume",
         ) from None
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)

@@ -188,7 +188,6 @@ def fit(
                 }
                 watched = watch(step) if rank() == 0 and not bad_steps else {}
                 run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, **watched})
-                run.status("running", step)
                 clock.restart()
             if failed:
                 raise divergence(step, bad_steps, not_finite(loss, norm), options)

@@ -9,7 +9,6 @@ import platform
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +23,11 @@ from torch import nn
 
 from medcl3d.config.loading import parse
 from medcl3d.config.plain import Difference, differences, listed, plain
-from medcl3d.core.errors import ConfigError, UserError
+from medcl3d.core.errors import ConfigError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank, say
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.precision import Precision, precision_used
-from medcl3d.io.atomic import open_atomic, remove_partial_files, write_json, write_text
+from medcl3d.io.atomic import append_line, open_atomic, remove_partial_files, write_json, write_text
 from medcl3d.io.folder_lock import lock_folder
 from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed, fingerprints
@@ -54,7 +53,7 @@ class RunFolder:
     def __init__(self, path: Path, finished: bool):
         self.path, self.finished = path, finished
         self._board: Any = None
-        self._board_failed = False
+        self._off: set[str] = set()
         self._watch = Watch()
 
     @property
@@ -63,12 +62,17 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one row to metrics.jsonl and to TensorBoard. `step` counts finished steps."""
+        """Append one row to metrics.jsonl and to TensorBoard. `step` counts finished steps.
+
+        Training continues if they cannot be written (a full disk): a warning is printed once.
+        """
         if rank() != 0:
             return
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with self._optional("metrics.jsonl"):
+            append_line(self.path / "metrics.jsonl", json.dumps(row))
+        with self._optional("status.json"):
+            self.status("running", step)
         self._to_board(lambda board: [board.add_scalar(k, v, step) for k, v in row.items() if k != "step"])
         for text in self._watch.look(row):
             self.warn(step, text)
@@ -77,8 +81,8 @@ class RunFolder:
         """Print a warning, and append it to warnings.txt and TensorBoard."""
         line = f"step {step}: {text}"
         print(f"{self.path}: warning: {line}", file=sys.stderr, flush=True)
-        with (self.path / "warnings.txt").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._optional("warnings.txt"):
+            append_line(self.path / "warnings.txt", line)
         self._to_board(lambda board: board.add_text("warnings", line, step))
 
     def picture(self, name: str, image: np.ndarray, step: int = 0) -> None:
@@ -87,8 +91,9 @@ class RunFolder:
             return
         from skimage.io import imsave
 
-        (self.path / "pictures").mkdir(exist_ok=True)
-        imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
+        with self._optional("pictures"):
+            (self.path / "pictures").mkdir(exist_ok=True)
+            imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
         self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
 
     def weights(self, name: str, module: nn.Module, sidecar: Mapping[str, Any]) -> None:
@@ -100,22 +105,27 @@ class RunFolder:
         write_json(self.path / f"{name}.json", {WEIGHTS_HASH: hashlib.sha256(content).hexdigest(), **sidecar})
 
     def _to_board(self, write: Any) -> None:
-        """Write to TensorBoard. On an OSError (a full disk), switch TensorBoard off and continue training."""
-        if self._board_failed:
+        """Write to TensorBoard. On an OSError, switch it off for this run."""
+        if "tensorboard" in self._off:
             return
-        try:
+        with self._optional("tensorboard"):
             if self._board is None:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(self.path / "tensorboard"))
             write(self._board)
-        except OSError as error:
-            self._board_failed = True
-            warnings.warn(
-                f"{self.path / 'tensorboard'}: {error}; TensorBoard is off for this run, metrics.jsonl "
-                "continues",
-                stacklevel=2,
-            )
+
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """An output without which training continues: warn once if it cannot be written."""
+        try:
+            yield
+        except (OSError, MachineError) as error:
+            if name not in self._off:
+                self._off.add(name)
+                reason = error.strerror if isinstance(error, OSError) else error
+                problem = f"cannot be written ({reason}); the run continues without it"
+                print(f"{self.path / name}: warning: {problem}", file=sys.stderr, flush=True)
 
     def status(self, state: str, step: int, reason: str = "") -> None:
         """Write status.json. state: running, done, stopped or failed."""

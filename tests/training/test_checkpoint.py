@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.training.checkpoint import TrainState, found, load, load_latest, save
 
 
@@ -117,6 +117,20 @@ def test_a_checkpoint_without_one_of_its_parts_is_damaged(tmp_path: Path, name: 
     with pytest.warns(UserWarning, match=f"no {name}"):
         latest = load_latest(tmp_path)
     assert latest is not None and latest.step == 1
+
+
+def test_a_full_disk_names_the_bytes_and_keeps_older_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, state(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(MachineError, match=r"No space left on device; .* needed, .* free\); free disk space"):
+        save(tmp_path, state(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
 
 
 WRITER = """

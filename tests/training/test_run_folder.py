@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcl3d.config.loading import parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, MachineError
+from medcl3d.io.atomic import append_line
 from medcl3d.training.loop import FitOptions
 from medcl3d.training.run_folder import metrics_row, read_status, run_folder
 
@@ -198,3 +200,40 @@ def test_what_a_kill_left_of_atomic_writes_is_removed(tmp_path: Path) -> None:
         path.touch()
     with run_folder(tmp_path, CONFIG, {"data": "a"}):
         assert not any(path.exists() for path in left)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full (Linux)")
+def test_a_full_disk_for_metrics_is_a_warning_and_the_run_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        run.log(1, {"loss": 1.0})
+        for name in ("metrics.jsonl", "warnings.txt"):
+            (tmp_path / name).unlink(missing_ok=True)
+            (tmp_path / name).symlink_to("/dev/full")
+        monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+        monkeypatch.setattr("skimage.io.imsave", full)
+        for step in (2, 3):
+            run.log(step, {"loss": 1.0})
+            run.warn(step, "text")
+            run.picture("pairs", np.zeros((4, 4, 3), np.uint8), step)
+        (tmp_path / "metrics.jsonl").unlink()
+        run.log(4, {"loss": 1.0})
+    errors = capsys.readouterr().err
+    for name in ("metrics.jsonl", "warnings.txt", "tensorboard", "pictures"):
+        words = f"{tmp_path / name}: warning: cannot be written (No space left on device); the run continues"
+        assert errors.count(words) == 1
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 4
+    assert read_status(tmp_path)["step"] == 4
+
+
+def test_a_row_after_an_incomplete_one_is_complete(tmp_path: Path) -> None:
+    append_line(tmp_path / "a", "1")
+    with (tmp_path / "a").open("a") as file:
+        file.write("incompl")
+    append_line(tmp_path / "a", "2")
+    append_line(tmp_path / "a", "3")
+    assert (tmp_path / "a").read_text() == "1\nincompl\n2\n3\n"
