@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from medcl3d.comparison.run.execute import last_line
-from medcl3d.comparison.run.launch import LOG, read_json
+from medcl3d.comparison.run.launch import LOG
 from medcl3d.comparison.run.lock import LOCK, is_locked, is_taken
 from medcl3d.comparison.run.timing import duration, metric_rows
 from medcl3d.core.errors import DataError
+from medcl3d.io.json_file import read_record
 
 STATES = ("running", "failed", "killed", "stopped", "not started", "damaged", "done")
 MOST_DONE = 10
@@ -68,7 +69,7 @@ def status(folders: Sequence[Path]) -> list[RunState]:
 def state_of(folder: Path) -> RunState:
     """The state of the run in a folder; errors of its files are its reason."""
     try:
-        status, train = read_json(folder / "status.json"), _train_fields(folder / "config.yaml")
+        status, train = read_record(folder / "status.json"), _train_fields(folder / "config.yaml")
     except DataError as error:
         return RunState(folder, "damaged", reason=str(error))
     rows, steps = metric_rows(folder), train.get("steps")

@@ -254,7 +254,7 @@ def _repeat_over_channels(
 
 
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
-    if "pretraining_patients" not in sidecar:
+    if not isinstance(sidecar.get("pretraining_patients"), list):
         problem, remedy = "lacks pretraining_patients, which may include test patients", "pretrain again"
         raise ConfigError(problem=problem, remedy=remedy, place=path.with_suffix(".json"))
     seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))

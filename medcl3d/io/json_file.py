@@ -55,6 +55,19 @@ def read_json(path: Path, needed: str, *, numbers_as_text: bool = False) -> Any:
         raise DataError(path, f"cannot be read as JSON: {error}") from None
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The object of a JSON file that a run wrote; {} if it is absent. DataError if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(path, f"is damaged ({error})", "delete its folder to run it again") from None
+    if not isinstance(found, dict):
+        raise DataError(path, "is damaged (not a JSON object)", "delete its folder to run it again")
+    return found
+
+
 def _refuse_lone_surrogates(content: Any) -> None:
     """Refuse text that cannot be written to a file, before a report fails to write it."""
     try:

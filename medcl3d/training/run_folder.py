@@ -23,12 +23,13 @@ from torch import nn
 
 from medcl3d.config.loading import parse
 from medcl3d.config.plain import Difference, differences, listed, plain
-from medcl3d.core.errors import ConfigError, MachineError, UserError
+from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank, say
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.precision import Precision, precision_used
 from medcl3d.io.atomic import append_line, open_atomic, remove_partial_files, write_json, write_text
 from medcl3d.io.folder_lock import lock_folder
+from medcl3d.io.json_file import read_record
 from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed, fingerprints
 from medcl3d.store.store import Store
@@ -145,7 +146,11 @@ class RunFolder:
         file = self.path / "metrics.jsonl"
         if rank() != 0 or not file.exists():
             return
-        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        kept = [
+            line
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+            if _step_of(line) <= step
+        ]
         write_text(file, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
@@ -163,17 +168,13 @@ def metrics_row(line: str) -> dict[str, float]:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):  # a kill may have cut the last line
+    except (ValueError, KeyError, TypeError):  # a kill may have cut the last line
         return float("inf")
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """Read status.json of a run; {} if it does not exist."""
-    return _read(path / "status.json")
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    """Read status.json of a run; {} if it does not exist. DataError if it is damaged."""
+    return read_record(path / "status.json")
 
 
 @contextmanager
@@ -195,7 +196,7 @@ def run_folder(
     try:
         if lock is not None:
             remove_partial_files(path)
-        opened = from_rank_zero(_open(path, config, provenance, model) if rank() == 0 else None)
+        opened = from_rank_zero(_opened(path, config, provenance, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
         run = RunFolder(path, finished=opened)
@@ -233,25 +234,37 @@ def run_of(
         yield None if run.finished else run
 
 
+def _opened(*arguments: Any) -> bool | UserError:
+    """Result of `_open`, or its error, which all ranks then raise."""
+    try:
+        return _open(*arguments)
+    except UserError as error:
+        return error
+
+
 def _open(
     path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
-) -> bool | UserError:
-    """Write config.yaml and provenance.json, and return whether the run is done; or the error."""
-    file, before = path / "config.yaml", _read(path / "provenance.json")
+) -> bool:
+    """Write config.yaml and provenance.json, and return whether the run is done."""
+    file, before = path / "config.yaml", read_record(path / "provenance.json")
     extended = list(before.get("extended", ()))
     finished = read_status(path).get("state") == "done"
     if file.is_file():
-        old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
+        try:
+            old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            remedy = "delete its folder to run it again"
+            raise DataError(file, f"is damaged ({' '.join(str(error).split())})", remedy) from None
         others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
         data = changed(before, provenance)
         if not all(map(is_extension, others)):
             problem = f"holds a run with another configuration ({listed(others, 5)})"
             remedy = "set another out_dir, or remove the folder to start again"
-            return ConfigError(problem=problem, remedy=remedy, place=path)
+            raise ConfigError(problem=problem, remedy=remedy, place=path)
         if data:
             problem = f"the data changed since this run started: {', '.join(data)}"
             remedy = "set another out_dir, or prepare the data as before"
-            return ConfigError(problem=problem, remedy=remedy, place=path)
+            raise ConfigError(problem=problem, remedy=remedy, place=path)
         extended += [[found.old, found.new] for found in others]
         finished = finished and not others
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))

@@ -14,10 +14,11 @@ from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.run.execute import execute
-from medcl3d.comparison.run.launch import COST, read_json, record_cost
+from medcl3d.comparison.run.launch import COST, record_cost
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.timing import duration, samples_per_s, seconds_to_go
 from medcl3d.config.loading import load
+from medcl3d.io.json_file import read_record
 from tests.comparison.test_execute import SMALL, go
 
 
@@ -49,7 +50,7 @@ def test_finished_runs_give_better_estimates_than_steps(comparison):
     log(runs[0], [4.0, 4.0])
     record_cost(runs[0].folder, 30.0, 100.0)
     record_cost(runs[0].folder, 10.0, 50.0)
-    assert read_json(runs[0].folder / COST) == {"seconds": 40.0, "peak_memory_mib": 100.0}
+    assert read_record(runs[0].folder / COST) == {"seconds": 40.0, "peak_memory_mib": 100.0}
     assert seconds_to_go("pretrain", runs, runs[:1]) == pytest.approx(40.0)
 
 
@@ -88,7 +89,7 @@ def test_runs_record_their_cost_and_report_the_remaining_time(comparison):
     path = comparison(arms={"scratch": {}, "dense": {"pretraining": "dense", "set": {"seconds": 0.6}}})
     runs, _, said = go(path, *SMALL)
     for run in runs:
-        cost = read_json(run.folder / COST)
+        cost = read_record(run.folder / COST)
         assert cost["seconds"] >= (0.6 if run.name == "dense" and run.measures else 0)
         assert cost["peak_memory_mib"] > 1
     assert "finetune: about" in said and "1 run, estimated from finished runs" in said
@@ -119,7 +120,7 @@ def test_a_pilot_gives_the_smallest_difference_in_the_metric(comparison):
     rng = np.random.default_rng(0)
     for run in runs:  # the fake commands have no noise
         if run.measures:
-            results = read_json(run.folder / "results.json")
+            results = read_record(run.folder / "results.json")
             for case in results["cases"]:
                 case["dice"] += float(rng.normal(0, 0.05))
             results["metrics"]["dice"]["mean"] = float(np.mean([case["dice"] for case in results["cases"]]))

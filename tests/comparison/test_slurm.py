@@ -17,11 +17,12 @@ from rich.console import Console
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.run.execute import execute, is_done, last_line
-from medcl3d.comparison.run.launch import COST, LOG, read_json
+from medcl3d.comparison.run.launch import COST, LOG
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, MachineError
+from medcl3d.io.json_file import read_record
 
 SMALL = ("replicates=1", "vary={num_labelled: [2]}")
 LOCAL = {"cluster": "local", "timeout_min": 5}
@@ -35,7 +36,7 @@ def test_runs_are_jobs_with_logs(comparison):
     outcomes = execute(runs, launcher, Console(file=io.StringIO()))
     assert [o.state for o in outcomes] == ["done"] * 5
     assert all(is_done(run) for run in runs)
-    assert all(read_json(run.folder / COST)["peak_memory_mib"] > 1 for run in runs)
+    assert all(read_record(run.folder / COST)["peak_memory_mib"] > 1 for run in runs)
     assert len([f for f in (config.out_dir / "slurm").iterdir() if f.name.isdigit()]) == 5
 
 

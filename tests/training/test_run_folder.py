@@ -12,7 +12,7 @@ import pytest
 
 from medcl3d.config.loading import parse
 from medcl3d.config.plain import plain
-from medcl3d.core.errors import ConfigError, MachineError
+from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.io.atomic import append_line
 from medcl3d.training.loop import FitOptions
 from medcl3d.training.run_folder import metrics_row, read_status, run_folder
@@ -237,3 +237,26 @@ def test_a_row_after_an_incomplete_one_is_complete(tmp_path: Path) -> None:
     append_line(tmp_path / "a", "2")
     append_line(tmp_path / "a", "3")
     assert (tmp_path / "a").read_text() == "1\nincompl\n2\n3\n"
+
+
+@pytest.mark.parametrize("name", ["status.json", "provenance.json", "config.yaml"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[1, 2", b"\x00{'"])
+def test_a_damaged_file_of_a_run_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        run.status("running", 1)
+    (tmp_path / name).write_bytes(content)
+    with (
+        pytest.raises(DataError, match=rf"{name}.* is damaged .*delete its folder") as error,
+        run_folder(tmp_path, CONFIG, {"data": "a"}),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_rows_that_are_not_objects_or_not_text_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1}\n[1]\n3\n"x"\n\xff\xfe\n{"step": null}\n{"step": 2}\n'
+    )
+    with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
+        run.remove_rows_after(2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -9,8 +9,9 @@ import numpy as np
 
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.launch import COST, read_json
+from medcl3d.comparison.run.launch import COST
 from medcl3d.comparison.run.timing import metric_rows
+from medcl3d.io.json_file import read_record
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Cost:
 
 def seconds_of(run: Run) -> float | None:
     """Total seconds of the run; if not recorded, the seconds of its logged steps."""
-    noted = read_json(run.folder / COST).get("seconds")
+    noted = read_record(run.folder / COST).get("seconds")
     if noted is not None:
         return float(noted)
     before, total, size = 0.0, 0.0, run.size / max(1, run.steps)
@@ -42,7 +43,7 @@ def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
     for name, arm in config.arms.items():
         first = [run for run in runs if not run.measures and run.name == arm.pretraining]
         second = [run for run in runs if run.measures and run.name == name]
-        memory = [read_json(run.folder / COST).get("peak_memory_mib") for run in (*first, *second)]
+        memory = [read_record(run.folder / COST).get("peak_memory_mib") for run in (*first, *second)]
         most = max((value for value in memory if value is not None), default=None)
         found.append(Cost(name, _mean(first), _mean(second), most))
     return found

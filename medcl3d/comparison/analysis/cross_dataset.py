@@ -13,11 +13,11 @@ from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.cells import endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.controls import with_controls
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.statistics.ranks import MIN_ARMS, MIN_DATA_SETS, Ranks, normalised, ranks
+from medcl3d.io.json_file import read_record
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _at_high(config: CompareConfig) -> CompareConfig:
 def data_of(config: CompareConfig) -> set[str]:
     """Hashes of the data that a comparison's measurements read, for the runs that exist."""
     folder = config.out_dir / config.measured_by[0]
-    found = [read_json(file).get("data") for file in folder.rglob("provenance.json")]
+    found = [read_record(file).get("data") for file in folder.rglob("provenance.json")]
     return {str(data) for data in found if data is not None}
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.evaluation.metrics.label_free import BETTER
+from medcl3d.io.json_file import read_record
 from medcl3d.pretraining.embedding_export import FEATURES, SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
@@ -29,7 +29,7 @@ def scores(runs: Sequence[Run]) -> Scores:
     seeds = {run.seed for run in runs}
     of_folds: dict[tuple[str, int], list[dict[str, float]]] = {}
     for run in runs:
-        if not run.measures and (values := read_json(run.folder / SCORES).get("scores")) is not None:
+        if not run.measures and (values := read_record(run.folder / SCORES).get("scores")) is not None:
             of_folds.setdefault((run.name, run.seed), []).append(values | _pair_scores(run))
     found: Scores = {}
     for (name, seed), rows in of_folds.items():
@@ -41,7 +41,7 @@ def scores(runs: Sequence[Run]) -> Scores:
 
 
 def _pair_scores(run: Run) -> dict[str, float]:
-    audit = read_json(run.folder / PAIR_AUDIT)
+    audit = read_record(run.folder / PAIR_AUDIT)
     shares = {f"pair_{name}": audit.get(name) for name in ("purity", "false_negatives")}
     return {name: share["mean"] for name, share in shares.items() if share is not None}
 

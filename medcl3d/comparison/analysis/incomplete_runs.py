@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.run.execute import last_line
-from medcl3d.comparison.run.launch import LOG, read_json
+from medcl3d.comparison.run.launch import LOG
 from medcl3d.comparison.run.lock import is_locked
+from medcl3d.io.json_file import read_record
 
 ORDER = ("failed", "stopped", "running", "not started", "not found")
 
@@ -42,7 +43,7 @@ def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[Incomple
 
 
 def _state(run: Run) -> IncompleteRun | None:
-    status, log = read_json(run.folder / "status.json"), run.folder / LOG
+    status, log = read_record(run.folder / "status.json"), run.folder / LOG
     state, reason = status.get("state"), status.get("reason")
     if state == "done":
         return None
@@ -60,7 +61,7 @@ def _state(run: Run) -> IncompleteRun | None:
 
 
 def _waits(run: Run) -> str:
-    done = run.needs is None or read_json(run.needs / "status.json").get("state") == "done"
+    done = run.needs is None or read_record(run.needs / "status.json").get("state") == "done"
     return "the same command runs it" if done else "its pretraining is not done"
 
 

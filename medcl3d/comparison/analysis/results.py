@@ -17,10 +17,10 @@ from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, COMPARED, Run
 from medcl3d.comparison.run.execute import is_done
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import few_cases_over_runs
+from medcl3d.io.json_file import read_record
 from medcl3d.store.fingerprints import hashed_parts
 
 MOST_NAMED = 5
@@ -45,7 +45,7 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
     for run in runs:
         if not run.measures or not is_done(run):
             continue
-        results = read_json(run.folder / "results.json")
+        results = read_record(run.folder / "results.json")
         metrics = means_of(run, results, config.metric)
         for one in config.later:
             means_of(run, results, one.metric)
@@ -75,7 +75,7 @@ def means_of(run: Run, results: Mapping[str, Any], metric: str) -> dict[str, flo
 def check_metrics(run: Run, metrics: Sequence[str]) -> None:
     """DataError if a finished measurement lacks one of the metrics."""
     for metric in metrics:
-        means_of(run, read_json(run.folder / "results.json"), metric)
+        means_of(run, read_record(run.folder / "results.json"), metric)
 
 
 def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
@@ -91,7 +91,7 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
     """Sentences on classes with few labelled training patients, from the measurements' results."""
     return few_cases_over_runs(
-        [read_json(run.folder / "results.json") for run in runs if run.measures and is_done(run)]
+        [read_record(run.folder / "results.json") for run in runs if run.measures and is_done(run)]
     )
 
 
@@ -108,7 +108,7 @@ def gather_cases(runs: Sequence[Run], config: CompareConfig, replicates: Sequenc
     found: dict[Key, tuple[float, dict[str, float]]] = {}
     for run in runs:
         if run.measures and run.seed in replicates:
-            results = read_json(run.folder / "results.json")
+            results = read_record(run.folder / "results.json")
             mean = float(results["metrics"][config.metric]["mean"])
             found[run.name, run.cell, run.seed] = mean, by_patient(results, config.metric)
     return collect(found, config.metric)
@@ -197,7 +197,7 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     may differ: they select from a folder's data and do not change it.
     """
     finished = [run for run in runs if is_done(run)]
-    found = [read_json(run.folder / "provenance.json") for run in finished]
+    found = [read_record(run.folder / "provenance.json") for run in finished]
     notes: list[str] = []
     first: dict[tuple[str, str, str], tuple[Any, Path]] = {}
     columns: dict[tuple[str, str], list[set[str]]] = {}

@@ -34,10 +34,10 @@ from medcl3d.comparison.report.page import write_page
 from medcl3d.comparison.report.ranking_table import ranking_table
 from medcl3d.comparison.report.reproducibility import documents, provenance_entries
 from medcl3d.comparison.report.sentences import basis, endpoint, incomplete, measured_side, tests
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.comparison.run.timing import duration, metric_rows
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
+from medcl3d.io.json_file import read_record
 
 NUM_CASES = 3
 """Number of best and of worst cases that are shown."""
@@ -192,7 +192,7 @@ def case_means(runs: Sequence[Run], metric: str) -> dict[str, dict[str, float]]:
     """Scan -> arm -> mean metric over classes, cells and replicates; only scans that all runs tested."""
     found: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        for case in read_json(run.folder / "results.json").get("cases", []) if run.measures else []:
+        for case in read_record(run.folder / "results.json").get("cases", []) if run.measures else []:
             if isinstance(case.get(metric), int | float):
                 found.setdefault(str(case["scan"]), {}).setdefault(run.name, []).append(float(case[metric]))
     arms = {run.name for run in runs if run.measures}

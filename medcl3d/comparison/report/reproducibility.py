@@ -15,8 +15,9 @@ from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.report.gallery import first_runs
-from medcl3d.comparison.run.launch import command_of, read_json
+from medcl3d.comparison.run.launch import command_of
 from medcl3d.config.plain import plain
+from medcl3d.io.json_file import read_record
 
 NAMES = {
     "commit": "commit of medcl3d",
@@ -42,7 +43,7 @@ class ProvenanceEntry:
 
 def provenance_entries(runs: Sequence[Run]) -> list[ProvenanceEntry]:
     """Provenance entries of all these runs: commits, versions and data, then others such as the device."""
-    found = [read_json(run.folder / "provenance.json") for run in runs]
+    found = [read_record(run.folder / "provenance.json") for run in runs]
     others = sorted({key for provenance in found for key in provenance} - {*NAMES, *LEFT_OUT})
     counts = {key: Counter(_words(key, provenance) for provenance in found) for key in (*NAMES, *others)}
     known = {key: tuple(of.most_common()) for key, of in counts.items() if set(of) != {UNKNOWN}}

@@ -10,9 +10,9 @@ from medcl3d.comparison.analysis.incomplete_runs import count
 from medcl3d.comparison.plan.cells import cell_words, endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.evaluation.statistics.coverage import covered
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
+from medcl3d.io.json_file import read_record
 
 SCREENING = (
     "No test: this is a screening, which only selects candidates; a claim needs new seeds and untouched "
@@ -28,7 +28,7 @@ def measured_side(runs: Sequence[Run]) -> str:
 def basis(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> str:
     """The replicates, arms and cases behind the numbers."""
     side = measured_side(runs)
-    results = [read_json(run.folder / "results.json") for run in runs if run.measures]
+    results = [read_record(run.folder / "results.json") for run in runs if run.measures]
     scans = {case["scan"] for found in results for case in found.get("cases", [])}
     complete = f"{len(analysis.replicates)} of {analysis.planned} replicates complete"
     replicate = "a new pretraining, a new label selection and a new fine-tuning, with one seed for all arms"

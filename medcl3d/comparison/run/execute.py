@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn
 
 from medcl3d.comparison.plan.runs import Run, model_of
-from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash, read_json
+from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash
 from medcl3d.comparison.run.signals import stop_event
 from medcl3d.comparison.run.timing import TimeEstimates
 from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
+from medcl3d.io.json_file import read_record
 from medcl3d.io.progress import progress_bar
 from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
 
@@ -70,13 +71,13 @@ def is_done(run: Run) -> bool:
     if not config_file.is_file():
         return False
     _refuse_another(run, config_file)
-    if read_json(run.folder / "status.json").get("state") != "done":
+    if read_record(run.folder / "status.json").get("state") != "done":
         return False
     if run.measures and not (run.folder / "results.json").is_file():
         problem = "the run is done but results.json is missing"
         raise DataError(run.folder, problem, "delete the folder to run it again")
     now = None if run.needs is None else encoder_hash(run.needs)
-    if now is not None and read_json(run.folder / INPUTS).get("encoder_sha256") != now:
+    if now is not None and read_record(run.folder / INPUTS).get("encoder_sha256") != now:
         problem = f"started from another encoder than the current one in {run.needs}"
         raise ConfigError(problem=f"{problem}. Delete the folder to run it again", place=run.folder)
     return True

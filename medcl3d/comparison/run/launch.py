@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import write_json
+from medcl3d.io.json_file import read_record
 
 LOG = "compare.log"
 STARTED = ".started.lock"
@@ -44,19 +43,6 @@ class Child(Protocol):
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end; subprocess.TimeoutExpired if that takes longer."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty if the file is absent. DataError if it is truncated or damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DataError(path, f"is damaged ({error})", "delete its folder to run it again") from None
-    if not isinstance(found, dict):
-        raise DataError(path, "is damaged (not a JSON object)", "delete its folder to run it again")
-    return found
 
 
 def command_of(run: Run) -> list[str]:
@@ -101,7 +87,7 @@ def start_process(
 
 def record_cost(folder: Path, seconds: float, peak_memory_mib: float) -> None:
     """Add the cost of one start to cost.json: seconds add up over resumptions, memory is the maximum."""
-    before = read_json(folder / COST)
+    before = read_record(folder / COST)
     total = before.get("seconds", 0.0) + seconds
     most = max(before.get("peak_memory_mib", 0.0), peak_memory_mib)
     write_json(folder / COST, {"seconds": round(total, 1), "peak_memory_mib": round(most, 1)})

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medcl3d.comparison.run.launch import STARTED, read_json
+from medcl3d.comparison.run.launch import STARTED
 from medcl3d.io.atomic import write_json
 from medcl3d.io.folder_lock import lock_folder
+from medcl3d.io.json_file import read_record
 
 LOCK, HOLDER = ".compare.lock", ".compare.json"
 
@@ -20,7 +21,7 @@ LOCK, HOLDER = ".compare.lock", ".compare.json"
 @contextmanager
 def exclusive_start(folder: Path) -> Iterator[None]:
     """Lock a comparison's folder. ConfigError, with the holder, if another start has locked it."""
-    lock = lock_folder(folder, LOCK, lambda: read_json(folder / HOLDER), "a comparison in this folder")
+    lock = lock_folder(folder, LOCK, lambda: read_record(folder / HOLDER), "a comparison in this folder")
     try:
         write_json(folder / HOLDER, {"pid": os.getpid(), "host": socket.gethostname()})
         yield

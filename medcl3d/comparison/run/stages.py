@@ -7,10 +7,10 @@ from pathlib import Path
 
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.io.json_file import read_record
 
 
 def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) -> None:
@@ -42,7 +42,7 @@ def check_confirmation(runs: Sequence[Run], config: CompareConfig, name: str) ->
 
 
 def _tested(files: Sequence[Path]) -> set[str]:
-    return {str(patient) for file in files for patient in read_json(file).get("split", {}).get("test", [])}
+    return {str(patient) for file in files for patient in read_record(file).get("split", {}).get("test", [])}
 
 
 def _to_test(runs: Sequence[Run]) -> set[str]:
@@ -54,7 +54,7 @@ def _to_test(runs: Sequence[Run]) -> set[str]:
     }
     found: set[str] = set()
     for root, fold in sides:
-        split = read_json(Path(root) / "split.json")
+        split = read_record(Path(root) / "split.json")
         folds = split.get("folds", [])
         if fold is None:
             found.update(map(str, split.get("test", [])))

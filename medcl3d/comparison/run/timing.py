@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.launch import COST, read_json
+from medcl3d.comparison.run.launch import COST
+from medcl3d.io.json_file import read_record
 
 WRONG_BY, WRONG_FROM = 1.25, 60.0
 """Limits beyond which a new estimate is reported: as a ratio to the old one, and in seconds."""
@@ -36,7 +37,7 @@ def samples_per_s(run: Run) -> float | None:
 
 def seconds_per_sample(runs: Sequence[Run], done: Sequence[Run]) -> float | None:
     """Seconds per sample of one command's runs: of finished runs if any, otherwise of logged steps."""
-    costs = [read_json(run.folder / COST).get("seconds", 0.0) / run.size for run in done]
+    costs = [read_record(run.folder / COST).get("seconds", 0.0) / run.size for run in done]
     known = [cost for cost in costs if cost > 0]
     if known:
         return float(np.mean(known))
