@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = tuple(f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing"))
 FREE_FIELDS += ("out_dir", "probe")
+SCRATCH_FREE_FIELDS = ("transfer", "step")
+"""Fields that describe the weights to start from, without an effect on a run from scratch."""
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
@@ -223,7 +225,7 @@ def _open(
     file = path / "config.yaml"
     if file.is_file():
         old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        others = [found for found in differences(old, dict(config)) if not found.within(free_fields(config))]
         data = changed(_read(path / "provenance.json"), provenance)
         if others:
             problem = f"holds a run with another configuration ({listed(others, 5)})"
@@ -239,6 +241,11 @@ def _open(
         content = {**provenance, **versions(), "command": sys.argv}
         write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
     return finished
+
+
+def free_fields(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of a run that may differ from those of its folder."""
+    return (*FREE_FIELDS, *(SCRATCH_FREE_FIELDS if config.get("init") == "scratch" else ()))
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:
