@@ -40,9 +40,7 @@ def plain_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key} {plain_text(one)}" if one not in ({}, None) else str(key) for key, one in value.items()
-        )
+        return ", ".join(f"{key} {plain_text(one)}" if one != {} else str(key) for key, one in value.items())
     if isinstance(value, list | tuple):
         return " x ".join(map(plain_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
