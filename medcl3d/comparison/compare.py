@@ -113,6 +113,7 @@ def compare(
         console.print(line)
     if check:
         require_writable(config.out_dir, "out_dir")
+        _launcher(config)
         for line in dry_run(runs, automatic):
             console.print(line)
         return config.report_dir / "report.html"
@@ -123,15 +124,18 @@ def compare(
     return _failures(failed, runs, report, console) if failed else report(runs)
 
 
+def _launcher(config: CompareConfig) -> Launcher:
+    """MachineError, ConfigError if jobs of a cluster cannot be submitted here."""
+    if config.executor == "local":
+        return LocalLauncher(config.jobs)
+    return SlurmLauncher(config.out_dir, config.jobs, config.slurm)
+
+
 def _execute(
     runs: Sequence[Run], config: CompareConfig, automatic: Collection[str], console: Console
 ) -> list[Outcome]:
     """Prepare the data, validate and execute the runs that are not done. Returns the failed ones."""
-    launcher: Launcher = (
-        LocalLauncher(config.jobs)
-        if config.executor == "local"
-        else SlurmLauncher(config.out_dir, config.jobs, config.slurm)
-    )
+    launcher = _launcher(config)
     with exclusive_start(config.out_dir):
         if (data := config.prepare) is not None:
             given = prepare_options(data.source, data.options)

@@ -150,6 +150,8 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         say(summary(parts))
         if check:
             require_writable(config.out_dir, "out_dir")
+            weights = "" if parts.transferred is None else " weights of init,"
+            say(f"dry run: data, labels, network,{weights} task and out_dir are valid; none was trained")
             return config.out_dir
         precision = config.train.precision
         with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:

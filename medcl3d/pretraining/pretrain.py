@@ -50,6 +50,9 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         if check:
             say(memory_estimate(parts, device))
             require_writable(config.out_dir, "out_dir")
+            say(
+                "dry run: data, pairs, one sample, network, objective and out_dir are valid; none was trained"
+            )
             return config.out_dir
         run_pretraining(parts, probe, device)
     return config.out_dir

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 # Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = tuple(f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing"))
 FREE_FIELDS += ("out_dir", "probe")
+SCRATCH_FREE_FIELDS = ("transfer", "step")
+"""Fields that describe the weights to start from, without an effect on a run from scratch."""
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 WEIGHTS_HASH = "weights_sha256"
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
@@ -255,7 +257,7 @@ def _open(
         except (OSError, ValueError, yaml.YAMLError) as error:
             remedy = "delete its folder to run it again"
             raise DataError(file, f"is damaged ({' '.join(str(error).split())})", remedy) from None
-        others = [found for found in differences(old, dict(config)) if not found.within(FREE_FIELDS)]
+        others = [found for found in differences(old, dict(config)) if not found.within(free_fields(config))]
         data = changed(before, provenance)
         if not all(map(is_extension, others)):
             problem = f"holds a run with another configuration ({listed(others, 5)})"
@@ -283,6 +285,11 @@ def is_extension(found: Difference) -> bool:
         and isinstance(found.new, int)
         and found.new > found.old
     )
+
+
+def free_fields(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields of a run that may differ from those of its folder."""
+    return (*FREE_FIELDS, *(SCRATCH_FREE_FIELDS if config.get("init") == "scratch" else ()))
 
 
 def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:

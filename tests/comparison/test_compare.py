@@ -18,8 +18,12 @@ from skimage.io import imsave
 
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.report.report import case_means
+from medcl3d.comparison.run.execute import is_done
 from medcl3d.comparison.run.signals import stopped_by_signals
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 
 
@@ -197,8 +201,8 @@ def test_without_a_complete_replicate_the_report_has_the_reasons(comparison):
         compare(comparison(arms=arms), ["replicates=1"])
     text = Page(Path("runs/report.html").read_text()).text
     for words in (
-        "Cannot tell: complete replicates exist of “good” only, and a comparison needs one of the reference",
-        "failed: exit 1: medcl3d: the scan <b>17</b> is broken; mend it (replicate 0)",
+        "No conclusion: complete replicates exist of “good” only, and a comparison needs one of",
+        "failed: the scan <b>17</b> is broken; mend it (replicate 0)",
         "finetune scratch, num_labelled=8, replicate 0",
     ):
         assert words in text, words
@@ -312,11 +316,14 @@ def test_the_direction_of_a_known_metric_is_optional_and_validated(compared):
         compare(compared, ["metric=smoothness"])
 
 
-def test_case_means_and_contrasts(compared):
-    from medcl3d.comparison.plan.config import CompareConfig
-    from medcl3d.comparison.plan.runs import plan
-    from medcl3d.config.loading import load
+def test_transfer_is_not_part_of_a_run_from_scratch(compared):
+    runs = plan(load(compared, ["finetune.set={transfer: all}"], CompareConfig))
+    assert all(is_done(run) for run in runs if run.name == "scratch")
+    with pytest.raises(ConfigError, match=r"holds another run: transfer: 'encoder' -> 'all'"):
+        is_done(next(run for run in runs if run.name == "simclr" and run.measures))
 
+
+def test_case_means_and_contrasts(compared):
     runs = plan(load(compared, [], CompareConfig))
     means = case_means(runs, "dice")
     table = pd.read_csv("runs/results.csv").groupby("arm")["dice"].mean()

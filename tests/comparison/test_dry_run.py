@@ -8,6 +8,10 @@ import pytest
 import yaml
 
 from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.comparison.plan.dry_run import dry_run
+from medcl3d.comparison.plan.runs import plan
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 
 
@@ -33,9 +37,16 @@ def path(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path("compare.yaml")
 
 
-def test_valid_runs_pass(path: Path) -> None:
+def test_valid_runs_pass(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compare(path, check=True)
     assert not Path("runs").exists()
+    assert "dry run: 3 of 3 kinds of runs (arm and cell) assembled with their" in capsys.readouterr().out
+
+
+def test_an_automatic_control_that_would_fail_does_not_block(path: Path) -> None:
+    runs = plan(load(path, ["vary={num_labelled: [99]}"], CompareConfig))
+    lines = dry_run(runs, {"scratch", "overlap"})
+    assert sum(line.startswith("a control would fail and be left out: finetune") for line in lines) == 2
 
 
 @pytest.mark.parametrize(
@@ -44,6 +55,11 @@ def test_valid_runs_pass(path: Path) -> None:
         (
             ["vary={num_labelled: [2, 99]}"],
             r"2 of 5 kinds of runs would fail:\n  finetune overlap, num_labelled=99, .*choose 1 to 4",
+        ),
+        (
+            ["arms={scratch: {}, overlap: {pretraining: overlap, set: {transfer: all}}}"],
+            r"finetune overlap, replicate 0: transfer = all: its pretraining 'overlap' trains no decoder, "
+            "since its objective is simclr; set transfer: encoder",
         ),
         (["pretrain={data.patch_size: [15, 16, 16]}"], r"pretrain overlap, replicate 0: .*patch_size"),
         (["finetune.set={data.patch_size: [15, 16, 16]}"], r"finetune overlap, replicate 0: .*patch_size"),

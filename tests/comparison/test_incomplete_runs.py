@@ -53,7 +53,7 @@ def test_every_state_has_a_reason(tmp_path: Path) -> None:
         "noted": ("failed", "DataError: scan 17 is broken"),
         "killed": (
             "failed",
-            "ended without a message, as a killed run does, at step 0; last output: step 4",
+            "ended without a message, as a killed run does, after step 0; last output: step 4",
         ),
         "p": ("failed", "medcl3d: no scans"),
         "stopped": ("stopped", "at step 7; the same command resumes it"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.run.execute import execute, is_done, last_line
@@ -143,16 +144,16 @@ def test_a_job_that_dies_is_reported(comparison):
 def test_a_missing_submitit_is_answered_with_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MachineError, match=r"pip install 'medcl3d\[slurm\]'"):
-        SlurmLauncher(tmp_path, 1, {})
+        SlurmLauncher(tmp_path, 1, {"timeout_min": 5})
 
 
 def test_a_missing_cluster_or_a_wrong_field_ends_with_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MachineError, match="executor: local") as error:
-        SlurmLauncher(tmp_path, 1, {})
+        SlurmLauncher(tmp_path, 1, {"timeout_min": 5})
     assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match=r"slurm: .*timeout_minutes"):
-        SlurmLauncher(tmp_path, 1, {"cluster": "local", "timeout_minutes": 3})
+        SlurmLauncher(tmp_path, 1, {**LOCAL, "timeout_minutes": 3})
 
 
 def test_an_array_is_submitted_with_requeue(tmp_path, monkeypatch):
@@ -160,6 +161,7 @@ def test_an_array_is_submitted_with_requeue(tmp_path, monkeypatch):
     import submitit
 
     monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
+    monkeypatch.setattr("medcl3d.comparison.run.slurm.shutil.which", lambda name: f"/bin/{name}")
     launcher = SlurmLauncher(tmp_path, 3, {"timeout_min": 30, "slurm_partition": "gpu"})
     inner = launcher._executor._executor
     text = inner._make_submission_file_text("true", "uid")
@@ -206,3 +208,18 @@ def test_a_run_still_on_the_cluster_is_waited_for(comparison, monkeypatch):
     outcomes = execute(runs, Busy(1), Console(file=file, width=200))
     assert [o.state for o in outcomes] == ["done"] * 5 and asked.count(str(runs[0])) == 3
     assert f"waiting for {runs[0]}, which another process is executing" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("slurm", "error", "words"),
+    [
+        ("{}", ConfigError, r"slurm.timeout_min is missing, and jobs would end after 5 minutes; set the"),
+        ("{timeout_min: 60}", MachineError, r"slurm: sbatch is not installed here; start it on a machine"),
+    ],
+)
+def test_the_dry_run_refuses_a_cluster_without_time_limit_or_sbatch(
+    comparison, monkeypatch, slurm, error, words
+):
+    monkeypatch.setattr("medcl3d.comparison.run.slurm.shutil.which", lambda name: None)
+    with pytest.raises(error, match=words):
+        compare(comparison(), ["executor=slurm", f"slurm={slurm}"], check=True)

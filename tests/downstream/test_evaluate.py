@@ -187,3 +187,39 @@ def test_the_command(ball_root: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert (
         caught.value.code == 0 and "untrained" in capsys.readouterr().out and not (tmp_path / "run").exists()
     )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "objective"), [("voxel_correspondence", "dense"), ("overlapping_crops", "simclr")]
+)
+def test_a_dry_run_of_decoded_maps_depends_on_the_objective(
+    ball_root: Path, tmp_path: Path, pairs: str, objective: str
+) -> None:
+    pretraining = {
+        "data": {"root": str(ball_root), "patch_size": [8, 8, 8]}, "pairs": pairs, "views": "mri",
+        "encoder": ENCODER, "objective": objective,
+        "train": {"steps": 2, "samples_per_step": 2}, "out_dir": "unused",
+    }  # fmt: skip
+    dense = {
+        "linear": None,
+        "task": None,
+        "voxel_probe": {"labelled": [1]},
+        "voxel_features": {"maps": "decoded"},
+    }
+    evaluation = write(tmp_path / "e.yaml", config_of(ball_root, tmp_path / "x", **dense))
+    config = {
+        "out_dir": str(tmp_path / "runs"),
+        "pretrainings": {"pre": {"config": str(write(tmp_path / "pre.yaml", pretraining))}},
+        "evaluate": {"config": str(evaluation)},
+        "arms": {"decoder": {"pretraining": "pre"}},
+        "reference": "decoder", "metric": "voxel_probe/dice", "controls": [], "stage": "screen",
+        "replicates": 1,
+    }  # fmt: skip
+    path = write(tmp_path / "compare.yaml", config)
+    if objective == "dense":
+        compare(path, check=True)
+        return
+    with pytest.raises(
+        ConfigError, match=r"voxel_features.maps = decoded: its pretraining 'pre' trains no decoder"
+    ):
+        compare(path, check=True)

@@ -26,6 +26,7 @@ from medcl3d.comparison.analysis.results import complete_replicates
 from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
 from medcl3d.comparison.plan.cells import Cell, cells, endpoint_cells
 from medcl3d.comparison.plan.config import CompareConfig
+from medcl3d.evaluation.metrics.directions import largest_of
 from medcl3d.evaluation.statistics.crossed import Estimate, over_replicates, over_replicates_and_cases
 from medcl3d.evaluation.statistics.intervals import (
     MIN_REPLICATES_FOR_TEST,
@@ -177,11 +178,14 @@ def _adjusted(raw: Mapping[str, float], later: Sequence[_Next], num_absent: int)
 def _numbers(name: str, values: _Values, primary: Sequence[Cell], config: CompareConfig) -> ArmNumbers:
     """The means of an arm and its differences to the reference, in every cell and at the endpoint."""
 
+    largest = largest_of(config.metric)
+
     def over(chosen: Sequence[Cell]) -> Numbers:
-        mean = values.estimate(name, chosen).interval()
+        mean = values.estimate(name, chosen).interval().within(0.0 if largest == 1 else -largest, largest)
         if name == config.reference:
             return Numbers(mean, None)
-        return Numbers(mean, values.estimate(name, chosen, config.reference).interval())
+        difference = values.estimate(name, chosen, config.reference).interval()
+        return Numbers(mean, difference.within(-largest, largest))
 
     return ArmNumbers(name, {cell: over([cell]) for cell in cells(config)}, over(primary))
 

@@ -120,10 +120,10 @@ def _reasons(name: str, config: CompareConfig, missing: Sequence[IncompleteRun])
     """States and reasons of an arm's incomplete runs; of its pretrainings, if they are not done."""
     pretraining = config.arms[name].pretraining
     before = [one for one in missing if not one.run.measures and one.run.name == pretraining]
-    waiting = {one.run.folder for one in before}
+    waiting = {(one.run.seed, one.run.fold) for one in before}
     own = [one for one in missing if one.run.measures and one.run.name == name]
     replicates: dict[str, list[int]] = {}
-    for one in [*before, *(one for one in own if one.run.needs not in waiting)]:
+    for one in [*before, *(one for one in own if (one.run.seed, one.run.fold) not in waiting)]:
         what = "" if one.run.measures else "pretraining "
         reason = re.sub(r"^(medcl3d|\w*Error): ", "", one.reason)
         replicates.setdefault(f"{what}{one.state}: {reason}", []).append(one.run.seed)

@@ -8,6 +8,7 @@ from typing import Any
 from medcl3d.comparison.analysis.analysis import ALPHA, Analysis, ArmNumbers
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.sensitivity import far_replicates
+from medcl3d.comparison.analysis.undecided import undecided
 from medcl3d.evaluation.statistics.intervals import Interval
 
 SCHEMA = 1
@@ -17,6 +18,7 @@ def conclusion(analysis: Analysis) -> dict[str, Any]:
     """The conclusion's sentences and their numbers at the endpoint; None for unknown values."""
     return {
         "schema": SCHEMA,
+        "undecided": undecided(analysis),
         "conclusion": list(conclusion_sentences(analysis)),
         "far_replicates": far_replicates(analysis),
         "metric": analysis.metric,

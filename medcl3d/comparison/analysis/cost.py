@@ -16,12 +16,14 @@ from medcl3d.io.json_file import read_record
 
 @dataclass(frozen=True)
 class Cost:
-    """Mean time of one arm over its runs, and the largest memory of any; None if not recorded."""
+    """Mean time of one arm over its runs, largest memory of any, and steps; None if not recorded."""
 
     arm: str
     pretraining_s: float | None
     measuring_s: float | None
     peak_memory_mib: float | None
+    pretraining_steps: int = 0
+    measuring_steps: int = 0
 
 
 def seconds_of(run: Run) -> float | None:
@@ -45,7 +47,8 @@ def costs(runs: Sequence[Run], config: CompareConfig) -> list[Cost]:
         second = [run for run in runs if run.measures and run.name == name]
         memory = [read_record(run.folder / COST).get("peak_memory_mib") for run in (*first, *second)]
         most = max((value for value in memory if value is not None), default=None)
-        found.append(Cost(name, _mean(first), _mean(second), most))
+        steps = (max((run.steps for run in group), default=0) for group in (first, second))
+        found.append(Cost(name, _mean(first), _mean(second), most, *steps))
     return found
 
 

@@ -56,8 +56,11 @@ def _state(run: Run) -> IncompleteRun | None:
     if state == "failed" and reason:
         return IncompleteRun(run, "failed", reason)
     # A run that was killed, as for its memory, recorded no reason: its log has the last output.
-    killed = f"ended without a message, as a killed run does, at step {status.get('step', 0)}; last output: "
-    return IncompleteRun(run, "failed", f"{killed if state == 'running' else ''}{last_line(log)}")
+    last = last_line(log)
+    if state == "running" and not last.startswith("medcl3d: "):
+        step = status.get("step", 0)
+        last = f"ended without a message, as a killed run does, after step {step}; last output: {last}"
+    return IncompleteRun(run, "failed", last)
 
 
 def _waits(run: Run) -> str:

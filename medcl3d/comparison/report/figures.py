@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from medcl3d.comparison.analysis.analysis import Analysis
+from medcl3d.comparison.analysis.analysis import Analysis, ArmNumbers
 from medcl3d.comparison.analysis.embedding_maps import NONE, OTHER, EmbeddingMap, shown_columns
 from medcl3d.comparison.plan.cells import Cell
 from medcl3d.evaluation.statistics.ranks import Ranks
@@ -121,9 +121,10 @@ def metric_curve(analysis: Analysis) -> Picture | None:
     return _draw(width, 3.4 + 0.24 * -(-len(analysis.arms) // columns), alt, paint)
 
 
-def difference_dots(analysis: Analysis) -> Picture | None:
-    """Paired differences to the reference at the endpoint, with intervals; None without another arm."""
-    arms = [arm for arm in analysis.arms if arm.endpoint.difference is not None]
+def difference_dots(analysis: Analysis, order: Sequence[ArmNumbers]) -> Picture | None:
+    """Paired differences to the reference at the endpoint, with intervals, in the order of the table of arms;
+    None without another arm."""
+    arms = [arm for arm in order if arm.endpoint.difference is not None]
     if not arms:
         return None
     label = f"{analysis.metric}: difference to {analysis.reference}"

@@ -11,6 +11,7 @@ from medcl3d.comparison.analysis.analysis import Analysis
 from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.report.ranking_table import ranking_table
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ def _notes(names: Sequence[str], arm_types: dict[str, ArmType]) -> Iterable[str]
 
 
 def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[EmbeddedPicture]:
-    """Best and worst cases of every arm in the last cell of the first replicate; side: test or validation."""
+    """The same cases of every arm, best arm first, in the last cell of the first replicate; side: test or
+    validation."""
     # The last cell represents all: usually it has the most labels.
     chosen = [run for run in first_runs(analysis, runs) if run.measures and run.cell == analysis.cells[-1]]
     files = {run.name: run.folder / "pictures" / "cases.png" for run in chosen}
-    alt = f"Best and worst {side} cases with true and predicted outlines"
+    alt = f"The same {side} cases with true and predicted outlines"
     shown = {name: png_uri(file) for name, file in files.items() if file.is_file()}
-    return [EmbeddedPicture(uri, f"{alt}: {name}", name) for name, uri in shown.items()]
+    names = [row.arm.name for row in ranking_table(analysis).rows]
+    return [EmbeddedPicture(shown[name], f"{alt}: {name}", name) for name in names if name in shown]

@@ -7,6 +7,7 @@ from medcl3d.comparison.analysis.compared_arms import Gaps
 from medcl3d.comparison.analysis.conclusion import conclusion_sentences
 from medcl3d.comparison.analysis.number_text import number, p_value, with_interval
 from medcl3d.comparison.analysis.sensitivity import far_replicates
+from medcl3d.comparison.analysis.undecided import undecided
 from medcl3d.comparison.plan.cells import cell_words
 
 NONE = Gaps()
@@ -28,6 +29,7 @@ def markdown(analysis: Analysis, gaps: Gaps = NONE) -> str:
     replicates = f"{n} replicate{'s' if n > 1 else ''}{patients}"
     return "\n".join(
         [
+            *filter(None, [undecided(analysis)]),
             *conclusion_sentences(analysis),
             *(far_replicates(analysis) if analysis.far else []),
             "",

@@ -19,7 +19,7 @@ def write_overview(
     names = ", ".join(f"“{name}”" for name in with_some)
     known = f"complete replicates exist of {names} only" if with_some else "no arm has a complete replicate"
     needed = f"of the reference “{config.reference}” and of another arm"
-    conclusion = f"Cannot tell: {known}, and a comparison needs one {needed}."
+    conclusion = f"No conclusion: {known}, and a comparison needs one {needed}."
     content = {"gaps": gaps, "metric": config.metric, "title": title, "command": command}
     write_page(path, "overview.html.j2", {**content, "notes": notes, "conclusion": conclusion})
     return conclusion

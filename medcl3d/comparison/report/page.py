@@ -24,9 +24,26 @@ def write_page(path: Path, template: str, content: Mapping[str, Any]) -> None:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
-        number=number, numbers=numbers, data_uri=svg_uri, p_text=p_value, cell_words=cell_words, count=count
+        number=number,
+        numbers=numbers,
+        data_uri=svg_uri,
+        p_text=p_value,
+        cell_words=cell_words,
+        count=count,
+        plain=plain_text,
     )
     write_text(path, environment.get_template(template).render(content))
+
+
+def plain_text(value: Any) -> str:
+    """A value of a configuration as text: fields and lists without quotes and braces."""
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain_text(one)}" if one != {} else str(key) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return " x ".join(map(plain_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def svg_uri(svg: str) -> str:

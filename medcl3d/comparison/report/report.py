@@ -17,6 +17,8 @@ from medcl3d.comparison.analysis.cross_dataset import rank_across
 from medcl3d.comparison.analysis.embedding_maps import DIRECTIONS, embedding_maps, scores, spreads
 from medcl3d.comparison.analysis.results import contrasts
 from medcl3d.comparison.analysis.sensitivity import far_replicates
+from medcl3d.comparison.analysis.training_warnings import training_warnings
+from medcl3d.comparison.analysis.undecided import undecided
 from medcl3d.comparison.plan.cells import Cell, cell_words, slug
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
@@ -71,6 +73,8 @@ def write_report(
         "title": title,
         "command": command,
         "conclusion": conclusion_sentences(analysis),
+        "undecided": undecided(analysis),
+        "training_warnings": training_warnings(analysis, used),
         "basis": basis(analysis, used, compared),
         "endpoint": endpoint(analysis, compared),
         "tests": tests(analysis, side),
@@ -168,7 +172,7 @@ def _figures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Picture]:
     last = analysis.cells[-1]
     found = {
         "curve": metric_curve(analysis),
-        "differences": difference_dots(analysis),
+        "differences": difference_dots(analysis, [row.arm for row in ranking_table(analysis).rows]),
         "losses_pretraining": _losses([run for run in runs if not run.measures], last),
         "losses_measuring": _losses([run for run in runs if run.measures], last),
         **{f"features_{slug(name)}": picture for name, picture in feature_maps(embedding_maps(runs)).items()},

@@ -24,7 +24,7 @@ from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.io.json_file import read_record
 from medcl3d.io.progress import progress_bar
-from medcl3d.training.run_folder import FREE_FIELDS, with_defaults
+from medcl3d.training.run_folder import free_fields, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
@@ -90,7 +90,7 @@ def _refuse_another(run: Run, config_file: Path) -> None:
     except (OSError, ValueError, yaml.YAMLError) as error:
         problem = f"is damaged ({' '.join(str(error).split())})"
         raise DataError(config_file, problem, "delete its folder to run it again") from None
-    free = (*FREE_FIELDS, *(("out_dir", "init") if run.moved_to else ()))
+    free = (*free_fields(run.planned), *(("out_dir", "init") if run.moved_to else ()))
 
     def changed(old: Any) -> list[Difference]:
         return [found for found in differences(old, run.planned) if not found.within(free)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,9 @@ from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.io.atomic import write_text
 
 MANY = 10**6
+DEFAULT_MINUTES = 5
+"""submitit's time limit of a job."""
+ELSEWHERE = "start it on a machine with sbatch, or set executor: local"
 JOB = "job.txt"
 OVER = {
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"),
@@ -111,7 +115,8 @@ class SlurmLauncher:
 
     parameters  of submitit's AutoExecutor, as timeout_min, mem_gb, gpus_per_node, slurm_partition; cluster:
                 if not slurm
-    MachineError if submitit or the cluster is missing; ConfigError if a parameter is unknown.
+    MachineError if submitit or the cluster is missing; ConfigError if a parameter is unknown, or if a job has
+    no time limit.
     """
 
     takes = MANY
@@ -125,11 +130,18 @@ class SlurmLauncher:
         self.at_once = jobs
         given = dict(parameters)
         cluster = str(given.pop("cluster", "slurm"))
+        if not {"timeout_min", "slurm_time"} & set(given):
+            problem = f"is missing, and jobs would end after {DEFAULT_MINUTES} minutes"
+            remedy = (
+                "set the resources of a job, as in `slurm: {timeout_min: 240, gpus_per_node: 1, mem_gb: 32}`"
+            )
+            raise ConfigError("slurm.timeout_min", None, problem, remedy, colon=False)
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise MachineError("executor", "slurm: sbatch is not installed here", ELSEWHERE, field="executor")
         try:
             self._executor = submitit.AutoExecutor(folder=folder / "slurm" / "%j", cluster=cluster)
         except RuntimeError as error:
-            remedy = "start it on a machine with sbatch, or set executor: local"
-            raise MachineError("executor", f"slurm: {error}", remedy, field="executor") from None
+            raise MachineError("executor", f"slurm: {error}", ELSEWHERE, field="executor") from None
         if cluster == "slurm":
             more = {"requeue": True, **given.get("slurm_additional_parameters", {})}
             given = {"slurm_array_parallelism": jobs, **given, "slurm_additional_parameters": more}

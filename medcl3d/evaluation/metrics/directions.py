@@ -14,6 +14,15 @@ HIGHER = {
 }
 
 
+UNIT = {"brier", "calibration_error", *HIGHER} - {"r2"}
+"""Metrics from 0 to 1."""
+
+
+def largest_of(metric: str) -> float:
+    """The largest value of a measure, as of `direction_of`; infinity if it has none or is unknown."""
+    return 1.0 if set(metric.split("/")) & UNIT else float("inf")
+
+
 def direction_of(metric: str) -> Direction | None:
     """Direction of a measure, also for one class (``hd95_mm/liver``) or a probe (``linear/brier``).
 

@@ -27,6 +27,10 @@ class Interval:
         """Whether the interval is defined."""
         return bool(np.isfinite(self.low))
 
+    def within(self, low: float, high: float) -> Interval:
+        """The interval, cut to a range."""
+        return Interval(self.mean, max(self.low, low), min(self.high, high), self.n) if self.known else self
+
     @property
     def excludes_zero(self) -> bool:
         """Whether 0 is outside the interval."""

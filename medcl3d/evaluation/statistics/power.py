@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from medcl3d.evaluation.statistics.crossed import Components, Estimate
+from medcl3d.evaluation.statistics.crossed import Components, Estimate, expected
 from medcl3d.evaluation.statistics.intervals import Interval
 
 POWER = 0.8
@@ -47,6 +49,20 @@ def smallest_difference(estimate: Estimate, alpha: float = 0.05, wanted: float =
     return error * float(
         optimize.brentq(lambda shift: float(power(shift, 1.0, df, alpha)) - wanted, 0.0, largest)
     )
+
+
+def replicates_needed(
+    difference: float, components: Components, num_cases: int | None, alpha: float = 0.05, most: int = 1000
+) -> int | None:
+    """The smallest number of replicates, 2 or more, that detects a true `difference` with the power `POWER`.
+
+    None if `most` are too few: the variance of test cases does not decrease with replicates.
+    """
+
+    def enough(number: int) -> bool:
+        return smallest_difference(expected(components, number, num_cases), alpha) <= difference
+
+    return bisect_left(range(most + 1), True, lo=2, key=enough) if enough(most) else None
 
 
 def upper_limit_of_replicates(
