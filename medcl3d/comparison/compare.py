@@ -200,7 +200,7 @@ def _report(
         *check_provenance(runs),
         *few_training_cases(used),
     ]
-    config.out_dir.mkdir(parents=True, exist_ok=True)
+    config.report_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
     analysis = _analysis(table, used, compared, arm_types, declared)
     path = config.report_dir / "report.html"

@@ -175,6 +175,9 @@ def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
     assert report == tmp_path / "runs" / "evaluate" / "report.html" and "with folds" in report.read_text()
     rows = pd.read_csv(tmp_path / "runs" / "evaluate" / "results.csv")
     assert list(rows["arm"]) == ["with folds", "without"] and (rows["num_cases"] == 3).all()
+    moved = tmp_path / "other"
+    again = compare(path, [f"out_dir={moved}"], from_runs=[tmp_path / "runs"])
+    assert again == moved / "evaluate" / "report.html" and again.is_file()
     assert (rows["linear/balanced_accuracy"] > 0.8).all()
     for wrong in ({"finetune": config["evaluate"]}, {"evaluate": None}):
         with pytest.raises(ConfigError, match="one of the two"):
