@@ -50,6 +50,7 @@ from medcl3d.comparison.plan.preregistration import (
 )
 from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.plan_summary import plan_summary
+from medcl3d.comparison.report.hparams import write_hparams
 from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.overview import write_overview
 from medcl3d.comparison.report.report import write_report
@@ -202,6 +203,7 @@ def _report(
     ]
     config.report_dir.mkdir(parents=True, exist_ok=True)
     write_text(config.report_dir / "results.csv", table.to_csv(index=False))
+    write_hparams(table, config, config.report_dir / "tensorboard")
     analysis = _analysis(table, used, compared, arm_types, declared)
     path = config.report_dir / "report.html"
     gaps = Gaps(tuple(incomplete_arms(table, config, compared, automatic, missing)), tuple(missing))

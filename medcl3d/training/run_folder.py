@@ -46,6 +46,16 @@ NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "eval
 WEIGHTS_HASH = "weights_sha256"
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
+BOARD_GROUPS = {
+    "pairs": (
+        "positives_per_anchor", "anchors_without_positive", "effective_negatives", "fraction_ignored",
+        "mean_positive", "mean_negative",
+    ),
+    "features": ("alignment", "uniformity", "effective_rank", "feature_std"),
+    "optimizer": ("lr", "gradient_norm"),
+    "speed": ("samples_per_s", "data_wait", "peak_memory_mb"),
+}  # fmt: skip
+"""Groups of TensorBoard and their metrics; others are in `loss`, or in the group in front of their ``/``."""
 FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 """Names of metrics in run folders of version 0.1: present names."""
 
@@ -76,7 +86,9 @@ class RunFolder:
             append_line(self.path / "metrics.jsonl", json.dumps(row))
         with self._optional("status.json"):
             self.status("running", step)
-        self._to_board(lambda board: [board.add_scalar(k, v, step) for k, v in row.items() if k != "step"])
+        self._to_board(
+            lambda board: [board.add_scalar(board_tag(k), v, step) for k, v in row.items() if k != "step"]
+        )
         for text in self._watch.look(row):
             self.warn(step, text)
 
@@ -160,6 +172,12 @@ class RunFolder:
         if self._board is not None:
             self._board.close()
             self._board = None
+
+
+def board_tag(name: str) -> str:
+    """The tag of a metric in TensorBoard: its group and its name."""
+    group = next((group for group, names in BOARD_GROUPS.items() if name in names), "loss")
+    return name if "/" in name else f"{group}/{name}"
 
 
 def metrics_row(line: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medcl3d.cli import main
 from medcl3d.comparison.compare import compare
@@ -178,6 +179,11 @@ def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
     moved = tmp_path / "other"
     again = compare(path, [f"out_dir={moved}"], from_runs=[tmp_path / "runs"])
     assert again == moved / "evaluate" / "report.html" and again.is_file()
+    board = EventAccumulator(str(moved / "evaluate" / "tensorboard" / "0000")).Reload()
+    assert [one.value for one in board.Scalars("linear/balanced_accuracy")] == [
+        pytest.approx(rows["linear/balanced_accuracy"][0])
+    ]
+    assert b"with folds" in board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert (rows["linear/balanced_accuracy"] > 0.8).all()
     for wrong in ({"finetune": config["evaluate"]}, {"evaluate": None}):
         with pytest.raises(ConfigError, match="one of the two"):

@@ -30,10 +30,17 @@ def test_a_row_is_written_to_json_and_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with run_folder(tmp_path / "run", CONFIG, {"data": "a"}) as run:
-        run.log(3, {"loss": 0.5})
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == {"step": 3, "loss": 0.5}
+        run.log(3, {"loss": 0.5, "lr": 0.25, "probe/auroc": 0.75, "effective_rank": 2})
+    row = {"step": 3, "loss": 0.5, "lr": 0.25, "probe/auroc": 0.75, "effective_rank": 2}
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text()) == row
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(3, 0.5)]
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {
+        "loss/loss": [(3, 0.5)],
+        "optimizer/lr": [(3, 0.25)],
+        "probe/auroc": [(3, 0.75)],
+        "features/effective_rank": [(3, 2)],
+    }
 
 
 def test_another_configuration_is_refused_field_by_field(tmp_path: Path) -> None:
