@@ -396,6 +396,26 @@ def audit(
 
 
 @command
+def suggest(
+    store: Annotated[Path, _argument("STORE", "A prepared store.")],
+    out: Annotated[
+        Path | None, _option("--out", "FILE.yaml", "Also write a comparison of the usable strategies.")
+    ] = None,
+    audit: Annotated[
+        bool, _option("--audit", None, "Also measure how many pairs join the same structure or class.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        _option("--size", "SIZE", "mine for a GPU, mine_small for a CPU; default by whether there is a GPU."),
+    ] = None,
+) -> None:
+    """Report which pair strategies the scans of a store can train, and how to measure them."""
+    from medcl3d.comparison.suggest.suggest import suggest as run
+
+    run(store, out, audit=audit, size=size)
+
+
+@command
 def benchmark(
     names: Annotated[Texts, _argument("NAME", "Benchmarks to run; default all.")] = None,
     out: Annotated[Path | None, _option("--out", "FILE", "A .md or .json file for the figures.")] = None,

@@ -32,6 +32,8 @@ COMMANDS = (
     "features",
     "compare",
     "show_pairs",
+    "suggest",
+    "audit",
     "benchmark",
     "list",
     "schema",
