@@ -436,14 +436,17 @@ def benchmark(
 @command
 def list_(
     kind: Annotated[
-        str, _argument("KIND", "pairs, views, encoders, objectives, sources, tasks, sets or configs.")
-    ],
+        str | None, _argument("KIND", "pairs, views, encoders, objectives, sources, tasks, sets or configs.")
+    ] = None,
     name: Annotated[str | None, _argument("NAME", "A name, to show its fields, defaults and source.")] = None,
 ) -> None:
-    """List the names of a kind, or describe one."""
-    from medcl3d.catalogue import explain, names_of
+    """List the kinds, the names of a kind, or the fields of one name."""
+    from medcl3d.catalogue import descriptions_of, explain, kinds
 
-    print("\n".join(names_of(kind)) if name is None else explain(kind, name))
+    if kind is None:
+        print(kinds())
+    else:
+        print(descriptions_of(kind) if name is None else explain(kind, name))
 
 
 @command

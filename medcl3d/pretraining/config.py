@@ -22,11 +22,19 @@ from medcl3d.views import VIEWS
 class PretrainConfig:
     """Configuration of a pretraining: scans, pairs, views, network, objective, training.
 
-    loader   `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same, but
-             `torchio` is slower, since it reads whole scans
-    placebo  control: permute the signal columns of the strategy among scans
-    probe    linear probe on labels of training patients, evaluated and logged periodically; does not affect
-             training
+    data       the scans and the patch size
+    pairs      the pair strategy: which views are drawn together, attract, repel or are ignored
+    views      the view recipe: augmentations that turn a crop into a view
+    encoder    the network
+    objective  the loss, and the heads and momentum encoders that it needs
+    train      steps, samples per step, optimiser
+    out_dir    the run folder
+    seed       seed of weights, anchors, crops and augmentations
+    loader     `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are the same,
+               but `torchio` is slower, since it reads whole scans
+    placebo    control: permute the signal columns of the strategy among scans
+    probe      linear probe on labels of training patients, evaluated and logged periodically; does not affect
+               training
     """
 
     data: DataConfig
