@@ -38,7 +38,7 @@ from medcl3d.comparison.plan.preregistration import (
     preregister,
     preregistrations,
 )
-from medcl3d.comparison.plan.runs import Run, plan
+from medcl3d.comparison.plan.runs import Run, plan, refuse_fields_of_runs
 from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.report import write_report
@@ -75,6 +75,7 @@ def compare(
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
     output = cast(TextIO, LosableOutput(sys.stdout))
     console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
+    refuse_fields_of_runs(overrides)
     config = with_controls(load(config_path, overrides, CompareConfig))
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
