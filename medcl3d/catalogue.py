@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from medcl3d.config.choices import describe
+from medcl3d.config.field_descriptions import documentation, with_descriptions
 from medcl3d.config.field_types import CHOICE_OF
 from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.config.packaged import find_config, packaged_names
@@ -25,6 +26,43 @@ def names_of(kind: str) -> list[str]:
     if kind == "sets":
         return sorted(known_sets())
     return packaged_names() if kind == "configs" else _registry(kind).names()
+
+
+WHAT_KINDS_ARE = {
+    "pairs": "pair strategies: which views are drawn together, attract, repel or are ignored",
+    "views": "view recipes: augmentations that turn a crop into a view",
+    "encoders": "networks",
+    "objectives": "losses of a pretraining, with their heads",
+    "sources": "formats that `medcl3d prepare` reads",
+    "tasks": "what a fine-tuning or an evaluation predicts",
+    "sets": "public data sets that `medcl3d download` downloads",
+    "configs": "packaged configurations",
+}
+
+
+def kinds() -> str:
+    """The kinds of names, one per line."""
+    return _described(WHAT_KINDS_ARE)
+
+
+def descriptions_of(kind: str) -> str:
+    """All names of one kind with a description, one per line. ConfigError for an unknown kind."""
+    return _described({name: _description(kind, name) for name in names_of(kind)})
+
+
+def _description(kind: str, name: str) -> str:
+    """The first line of a docstring, the content of a set, or the comment that a file begins with."""
+    if kind == "sets":
+        return find_set(name).holds
+    if kind == "configs":
+        first = find_config(name).read_text(encoding="utf-8").partition("\n")[0]
+        return first.removeprefix("# ") if first.startswith("#") else ""
+    return (inspect.getdoc(_registry(kind).get(name)) or "").partition("\n")[0]
+
+
+def _described(names: Mapping[str, str]) -> str:
+    width = max(map(len, names), default=0)
+    return "\n".join(f"{name:<{width}}  {about}".rstrip() for name, about in names.items())
 
 
 def explain(kind: str, name: str) -> str:
@@ -60,6 +98,8 @@ def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
     if not isinstance(node, dict):
         return node
     if CHOICE_OF not in node:
+        if isinstance(text := node.get("description"), str) and "properties" in node:
+            node = {**with_descriptions(node, text), "description": text.partition("\n")[0]}
         return {key: _resolve(value, definitions) for key, value in node.items()}
     package = node[CHOICE_OF]
     if package not in definitions:
@@ -81,8 +121,9 @@ def _forms(registry: Registry, name: str, definitions: dict[str, Any]) -> list[d
     fields = registry.schema(name).json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
     for key, inner in fields.pop("$defs", {}).items():
         definitions[prefix + key] = _resolve(inner, definitions)
-    description = (inspect.getdoc(registry.get(name)) or name).partition("\n")[0]
-    fields = {**_resolve(fields, definitions), "description": description}
+    docstrings = documentation(registry, name)
+    description = (docstrings or [name])[0].partition("\n")[0]
+    fields = {**_resolve(with_descriptions(fields, *docstrings), definitions), "description": description}
     whole = {
         "type": "object",
         "properties": {name: fields},
@@ -103,7 +144,7 @@ def _known(name: str, known: Iterable[str], what: str) -> None:
 
 
 def _registry(kind: str) -> Registry:
-    _known(kind, [*KINDS, "sets", "configs"], "kinds")
+    _known(kind, WHAT_KINDS_ARE, "kinds")
     registry: Registry = pkgutil.resolve_name(KINDS[kind])
     return registry
 

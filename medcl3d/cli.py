@@ -420,6 +420,26 @@ def doctor(
 
 
 @command
+def suggest(
+    store: Annotated[Path, _argument("STORE", "A prepared store.")],
+    out: Annotated[
+        Path | None, _option("--out", "FILE.yaml", "Also write a comparison of the usable strategies.")
+    ] = None,
+    audit: Annotated[
+        bool, _option("--audit", None, "Also measure how many pairs join the same structure or class.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        _option("--size", "SIZE", "mine for a GPU, mine_small for a CPU; default by whether there is a GPU."),
+    ] = None,
+) -> None:
+    """Report which pair strategies the scans of a store can train, and how to measure them."""
+    from medcl3d.comparison.suggest.suggest import suggest as run
+
+    run(store, out, audit=audit, size=size)
+
+
+@command
 def benchmark(
     names: Annotated[Texts, _argument("NAME", "Benchmarks to run; default all.")] = None,
     out: Annotated[Path | None, _option("--out", "FILE", "A .md or .json file for the figures.")] = None,
@@ -440,14 +460,17 @@ def benchmark(
 @command
 def list_(
     kind: Annotated[
-        str, _argument("KIND", "pairs, views, encoders, objectives, sources, tasks, sets or configs.")
-    ],
+        str | None, _argument("KIND", "pairs, views, encoders, objectives, sources, tasks, sets or configs.")
+    ] = None,
     name: Annotated[str | None, _argument("NAME", "A name, to show its fields, defaults and source.")] = None,
 ) -> None:
-    """List the names of a kind, or describe one."""
-    from medcl3d.catalogue import explain, names_of
+    """List the kinds, the names of a kind, or the fields of one name."""
+    from medcl3d.catalogue import descriptions_of, explain, kinds
 
-    print("\n".join(names_of(kind)) if name is None else explain(kind, name))
+    if kind is None:
+        print(kinds())
+    else:
+        print(descriptions_of(kind) if name is None else explain(kind, name))
 
 
 @command

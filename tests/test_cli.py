@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from medcl3d.catalogue import names_of
 from medcl3d.cli import app
 from medcl3d.config.key_value import as_pairs
 from medcl3d.config.kinds import CONFIGS, KINDS
@@ -35,6 +36,7 @@ COMMANDS = (
     "audit",
     "status",
     "doctor",
+    "suggest",
     "benchmark",
     "list",
     "schema",
@@ -200,11 +202,18 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.mark.parametrize("kind", [*KINDS, "sets", "configs"])
 def test_list_names_and_describes_all_components(kind: str) -> None:
-    names = medcl3d("list", kind).stdout.split()
-    assert names
-    for name in names:
+    lines = medcl3d("list", kind).stdout.splitlines()
+    assert lines
+    for line in lines:
+        name, about = line.split(maxsplit=1)
+        assert len(about) > 10, line
         done = medcl3d("list", kind, name)
         assert done.exit_code == 0 and len(done.stdout.splitlines()) >= 3
+
+
+def test_list_alone_names_the_kinds() -> None:
+    lines = medcl3d("list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [*KINDS, "sets", "configs"]
 
 
 def test_list_shows_fields_with_types_and_defaults() -> None:
@@ -239,12 +248,27 @@ def test_schema_is_complete(kind: str) -> None:
     assert "x-choice-of" not in json.dumps(schema)
 
 
+def fields_of(node: object) -> Iterator[tuple[str, object]]:
+    """All fields in a JSON Schema, with their schemas."""
+    if isinstance(node, dict):
+        yield from node.get("properties", {}).items()
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from fields_of(inner)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_of_a_schema_has_a_description(kind: str) -> None:
+    found = list(fields_of(json.loads(medcl3d("schema", kind).stdout)))
+    assert len(found) > 30
+    assert [name for name, spec in found if not (isinstance(spec, dict) and spec.get("description"))] == []
+
+
 def test_schema_expands_choices() -> None:
     schema = json.loads(medcl3d("schema", "pretrain").stdout)
     assert schema["properties"]["pairs"]["$ref"] == "#/$defs/medcl3d.pairs"
     forms = schema["$defs"]["medcl3d.pairs"]["oneOf"]
     written = {next(iter(form["properties"])): form for form in forms if "properties" in form}
-    assert set(written) == set(medcl3d("list", "pairs").stdout.split())
+    assert set(written) == set(names_of("pairs"))
     crops = written["overlapping_crops"]["properties"]["overlapping_crops"]
     assert crops["additionalProperties"] is False and crops["properties"]["min_iou"]["maximum"] == 1
     assert {"overlapping_crops", "augmented_views"} <= {form.get("const") for form in forms}

@@ -48,7 +48,7 @@ from medcl3d.comparison.plan.preregistration import (
     preregister,
     preregistrations,
 )
-from medcl3d.comparison.plan.runs import Run, plan
+from medcl3d.comparison.plan.runs import Run, plan, refuse_fields_of_runs
 from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.report.hparams import write_hparams
 from medcl3d.comparison.report.markdown import markdown
@@ -87,6 +87,7 @@ def compare(
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
     output = cast(TextIO, LosableOutput(sys.stdout))
     console = Console(file=output, highlight=False, markup=False, soft_wrap=True)
+    refuse_fields_of_runs(overrides)
     written = load(config_path, overrides, CompareConfig)
     config = with_controls(written)
     automatic = {*config.arms, *config.pretrainings} - {*written.arms, *written.pretrainings}

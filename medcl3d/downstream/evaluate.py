@@ -63,17 +63,23 @@ from medcl3d.training.run_folder import run_of
 class EvaluateConfig:
     """Configuration of an evaluation of a frozen encoder: scans, encoder, probes.
 
+    data          the scans and the patch size
+    encoder       the network, as in the pretraining
+    out_dir       the run folder
     init          scratch (an untrained encoder: the control), the run folder of a pretraining, RUN@STEP
                   (after a step of `train.keep_steps`), or its encoder.safetensors
     step          the same step as its own field, so that a comparison can vary it; no effect on scratch
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
     num_labelled  number of training patients whose labels are used (default: all)
-    linear, knn, retrieval    the probes; at least one, null for none
-    crop_retrieval            retrieval among test examples of the task, as `{same: class, differ: patient}`
-    landmarks                 matching of corresponding points between test patients, in scans with label maps
+    linear        linear probe of the task, on frozen features (default: none)
+    knn           nearest neighbours of the task, on frozen features (default: none)
+    retrieval     retrieval of test scans of the same group (default: none)
+    crop_retrieval   retrieval among test examples of the task, as `{same: class, differ: patient}`
+    landmarks     matching of corresponding points between test patients, in scans with label maps
     voxel_probe, label_propagation, voxel_matching   dense probes, of single voxels of whole scans
-    voxel_features            how dense probes compute the features of a voxel
+    voxel_features   how dense probes compute the features of a voxel
+    precision     auto: bfloat16 autocast if the device supports it, else float32
     measured_on   test patients, or validation patients while choices are still made
     seed          seed of an untrained encoder, the draw of labelled patients, the folds, the bootstrap
     """

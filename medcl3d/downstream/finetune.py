@@ -48,6 +48,11 @@ NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 class FinetuneConfig:
     """Configuration of a fine-tuning: scans, task, initial weights, labelled patients, training.
 
+    data          the scans and the patch size
+    task          what is predicted from which labels
+    encoder       the network, as in the pretraining
+    train         steps, samples per step, optimiser
+    out_dir       the run folder
     init          scratch, the run folder of a pretraining, RUN@STEP (after a step of `train.keep_steps`), or
                   its encoder.safetensors
     step          the same step as its own field, so that a comparison can vary it; no effect on scratch

@@ -140,6 +140,8 @@ class LinearProbe:
 class NearestNeighbours:
     """The fraction of each class among the `k` training examples of highest cosine, after standardising.
 
+    k  number of neighbours, at most the number of training examples
+
     Examples tied with the k-th share the remaining weight, so that their order has no effect.
 
     Source: Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination (without

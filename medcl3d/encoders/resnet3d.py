@@ -37,6 +37,12 @@ class ResNet3d(nn.Module):
     blocks the gradient of the shortcut. The stages are built here because MONAI 1.6 passes `norm` to the stem
     only and keeps batch norm in the blocks.
 
+    depth                 number of layers
+    width                 factor of all channels
+    norm                  normalisation in the blocks
+    stem_stride           stride of the first convolution
+    stem_kernel           kernel of the first convolution, in voxels
+    max_pool              pooling with stride 2 after the first convolution
     squeeze_excitation    each block scales its channels by a function of the global average of its map. MONAI
                           has such blocks as bottlenecks, so depth 50 only. They stride in the first
                           convolution, and the pooling after the stem pads at the far end: with batch norm and

@@ -28,6 +28,7 @@ class Swin3d(nn.Module):
                   multiples of 12
     num_layers, num_heads    of each stage; a stage's width is divisible by its heads
     window_size   tokens along each axis that attend to each other; a smaller grid is one window
+    mlp_ratio     width of the hidden layer after attention, relative to that of the token
     merging       order in which 8 tokens are merged into one: that of MONAI's first SwinUNETR, or of its
                   second
     v2            a residual block of convolutions before each stage: SwinUNETR-V2

@@ -32,6 +32,8 @@ class UNet3d(nn.Module):
     kernel_sizes  of each stage (default 3 everywhere); 1 along an axis of thick slices
     residual      off: a plain U-Net; with one block per stage and instance norm it is the encoder of MONAI's
                   `DynUNet`
+    norm          normalisation after each convolution
+    act           activation after each normalisation
 
     The finest stage determines the cost: at stride 1 its channels are convolved at full resolution. nnU-Net's
     residual encoders have channels [32, 64, 128, 256, 320, 320], strides [1, 2, 2, 2, 2, 2], blocks [1, 3, 4,

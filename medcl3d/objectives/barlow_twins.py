@@ -24,7 +24,9 @@ class BarlowTwins(nn.Module):
 
     redundancy  weight of the correlations between different features
     out_dim     number of features; with more features than samples in a batch, many correlations are noise
+    norm        normalisation between the layers of the head
 
+    Other fields as in `simclr`.
     The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
     effect. Statistics are over all ranks. Source: Zbontar et al., ICML 2021, eq. 1.
     """

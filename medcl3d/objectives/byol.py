@@ -32,6 +32,7 @@ class BYOL(nn.Module):
     norm      of the heads; `batch`, over the views of all ranks, is as published: with `layer` features
               collapse more easily
 
+    Other fields as in `simclr`.
     Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
     Source: Grill et al., NeurIPS 2020, eq. 2, as the mean over views (their sum over the two directions is
     twice that).

@@ -34,9 +34,15 @@ class Dense(nn.Module):
     Points are in the intersection of a sample's views. If the strategy does not relate points itself, the
     relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
     points nearer than `ignore_mm` in one frame are ignored. A strategy that relates points has its own
-    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect. `norm` of the head: points
-    of one view differ enough for `layer`, which is compatible with `train.grad_cache`. `denominator` and
-    `decoupled` as in `simclr`.
+    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect.
+
+    num_points    points per sample
+    tolerance_mm  points of attracting crops that share a frame attract up to this distance
+    ignore_mm     points that share a frame and do not attract are ignored below this distance
+    norm          of the head: points of one view differ enough for `layer`, which is compatible with
+                  `train.grad_cache`
+
+    Other fields as in `simclr`.
     Source: vox2vec (Goncharov et al., MICCAI 2023), DenseCL (Wang et al., CVPR 2021).
     """
 

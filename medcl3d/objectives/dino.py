@@ -32,9 +32,11 @@ class DINO(nn.Module):
     The student gets all views, the momentum encoder (teacher) the global ones: use `multi_crop` for local
     views. M has no effect.
 
-    student_temperature, teacher_temperature  of the two distributions; the teacher's changes from
-                          `teacher_temperature_start`
-    warmup_fraction       to it over this fraction of the steps
+    num_prototypes        vectors whose similarities to an embedding give its scores
+    student_temperature, teacher_temperature  divide the scores before the softmax
+    teacher_temperature_start  teacher's temperature at the start, which changes linearly to
+                          `teacher_temperature`
+    warmup_fraction       over this fraction of the steps
     center_momentum       of the mean subtracted from the teacher's scores, so that no prototype dominates; 1
                           keeps it at 0
     koleo                 weight of the KoLeo term on the student's global features, which spreads them (0:
@@ -43,7 +45,9 @@ class DINO(nn.Module):
     momentum              at the start, rising to 1 at the end along half a cosine. Default: chosen from the
                           number of steps S, 1 - 2 ln(100) / (S + 1) and at most 0.996 as published, so that
                           at most 1% of the teacher's random initialisation is left at the end
+    norm                  normalisation between the layers of the heads
 
+    Other fields as in `simclr`.
     Source: Caron et al., ICCV 2021, eq. 1 to 4 and algorithm 1; koleo: Oquab et al., TMLR 2024.
     """
 

@@ -39,6 +39,7 @@ class DistanceRegression(nn.Module):
     scale_mm    millimetres per unit of embedding distance
     norm        of the head; `layer` is compatible with `train.grad_cache`
 
+    Other fields as in `simclr`.
     `error_mm` is logged: the root of the loss, in mm.
     Source: APE (arXiv 2409.10291); distances as a target also in COVER (arXiv 2506.20850).
     """

@@ -23,8 +23,11 @@ from medcl3d.objectives.weighted import weighted
 class GlobalDense(nn.Module):
     """`dense_weight` x `dense` + (1 - `dense_weight`) x `simclr`, from one forward pass.
 
-    num_points, tolerance_mm, ignore_mm  for points, as in `dense`
-    temperature  of both losses; norm  of the head of views, as in `simclr`
+    dense_weight  weight of the loss of points; the rest is that of views
+    temperature   of both losses
+    norm          of the head of views, as in `simclr`
+
+    Points: fields as in `dense`; both heads: fields as in `simclr`.
     Source: the sum of both terms as in DenseCL (Wang et al., CVPR 2021, eq. 3, weight 0.5).
     """
 

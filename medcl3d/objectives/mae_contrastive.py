@@ -24,7 +24,9 @@ from medcl3d.objectives.weighted import weighted
 class MAEContrastive(nn.Module):
     """`mae_weight` times the loss of `mae` plus (1 - `mae_weight`) times that of `simclr` on unmasked views.
 
-    block, mask_ratio, normalise_target  as in `mae`; temperature, norm  as in `simclr`
+    mae_weight  weight of the reconstruction loss; the rest is that of the contrastive loss
+
+    Masked blocks: fields as in `mae`; contrastive loss: fields as in `simclr`.
     Source: the sum as in CMAE (Huang et al., TPAMI 2024, eq. 5); here the contrastive loss is on unmasked
     views, with two passes through one network.
     """

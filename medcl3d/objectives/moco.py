@@ -31,7 +31,9 @@ class MoCo(nn.Module):
                     its random initialisation is left at the end: 1 - ln(100) / S and at most 0.999, as in v2;
                     with `momentum_rises`, 1 - 2 ln(100) / (S + 1) and at most 0.99, as in v3
     momentum_rises  to 1 at the end along half a cosine, as in v3
+    norm            normalisation between the layers of the heads
 
+    Other fields as in `simclr`.
     Targets are of global views only, so local views (`multi_crop`) are neither targets nor in the queue.
     The strategy relates queue items like items of the batch: a scan of the anchor's patient in the queue may
     attract, or be ignored. Source: He et al., CVPR 2020; v2: Chen et al. 2020, arXiv 2003.04297; v3: Chen et

@@ -33,6 +33,10 @@ class SimCLR(nn.Module):
                   `denominator: own`
     norm          of the head; `batch`, over the views of all ranks, is as published: with `layer` features
                   collapse more easily
+    hidden_dim    width of the head between its layers
+    out_dim       dimension of the embeddings
+    num_layers    linear layers of the head
+
     Source: Chen et al., ICML 2020; decoupled: Yeh et al., ECCV 2022.
     """
 

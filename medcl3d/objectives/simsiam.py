@@ -28,6 +28,7 @@ class SimSiam(nn.Module):
     norm  of the heads; `batch`, over the views of all ranks, is as published: with `layer` features collapse
           more easily
 
+    Other fields as in `simclr`.
     Targets are of global views only: local views (`multi_crop`) predict and are not predicted.
     Source: Chen and He, CVPR 2021, eq. 1 to 4.
     """

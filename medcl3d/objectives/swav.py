@@ -32,13 +32,16 @@ class SwAV(nn.Module):
     Codes assign the embeddings of all ranks equally to prototypes (Sinkhorn), separately for each view of a
     sample, together with those of a queue, if there is one. M has no effect.
 
-    temperature   of the prediction
-    epsilon       entropy regularisation of the codes: smaller values are closer to one prototype per item
-    iterations    of Sinkhorn
-    queue_size    embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than
-                  prototypes
-    freeze_steps  number of first steps in which prototypes do not change
+    num_prototypes  vectors to which items are assigned
+    temperature     of the prediction
+    epsilon         entropy regularisation of the codes: smaller values are closer to one prototype per item
+    iterations      of Sinkhorn
+    queue_size      embeddings of earlier batches included in Sinkhorn; needed if a batch has fewer items than
+                    prototypes
+    freeze_steps    number of first steps in which prototypes do not change
+    norm            normalisation between the layers of the head
 
+    Other fields as in `simclr`.
     Source: Caron et al., NeurIPS 2020, eq. 1 to 5.
     """
 

@@ -24,7 +24,10 @@ class VICReg(nn.Module):
     """Distance of first views and partners, drawn from P; variance and covariance of features.
 
     invariance, variance, covariance  weights of the three terms
+    norm        normalisation between the layers of the head
+    out_dim     number of features
 
+    Other fields as in `simclr`.
     The first view is global; its partner may be local (`multi_crop`), since both have a gradient. M has no
     effect. Statistics are over all ranks. Source: Bardes et al., ICLR 2022, eq. 6.
     """

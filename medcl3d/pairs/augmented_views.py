@@ -25,8 +25,10 @@ from medcl3d.pairs.boxes import random_box
 class AugmentedViews:
     """Positives are differently augmented views of one crop.
 
-    With `resized_crop`, each view is a random part of the crop with at least `min_volume` of its volume,
-    resized to the crop's grid, as in SimCLR's random resized crop.
+    num_views     augmented views of a crop
+    resized_crop  each view is a random part of the crop, resized to the crop's grid, as in SimCLR
+    min_volume    smallest part of the crop's volume, with resized_crop
+
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020,
     section 3.
     """

@@ -29,6 +29,7 @@ class MultiCrop:
     """Two overlapping global crops, and `num_local` local crops inside them; local-local pairs are ignored.
 
     local_size        voxels of a local crop, on a grid of its own
+    num_local         local crops per sample
     min_coverage      fraction of a local crop's volume that is inside one of the global crops
     min_iou, max_iou  overlap of the two global crops
 

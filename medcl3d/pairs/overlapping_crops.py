@@ -31,10 +31,9 @@ ROUNDING = 1e-9
 class OverlappingCrops:
     """Positives are crops of one scan whose IoU, in mm, is at least `min_iou`.
 
-    `num_views` crops are drawn with all pairwise IoU in [min_iou, max_iou] (uniform in that range for two
-    crops), at uniform positions inside the body. Other pairs of one scan are ignored (`same_scan: ignore`) or
-    repel (`negative`).
-
+    min_iou, max_iou  range of all pairwise IoU of a sample's crops; uniform in it for two crops
+    num_views         crops per sample, at uniform positions inside the body
+    same_scan         other pairs of one scan are ignored (`ignore`) or repel (`negative`)
     samples_per_scan  samples of each scan per step, which then holds samples_per_step / samples_per_scan
                       scans. With 1, and no more samples per step than scans, two samples of one scan never
                       share a step and `same_scan` has no effect

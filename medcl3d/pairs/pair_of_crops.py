@@ -21,7 +21,10 @@ ROUNDING_MM = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class PairOfCrops:
-    """Fields and draws of a strategy with two overlapping crops of one scan per sample."""
+    """Fields and draws of a strategy with two overlapping crops of one scan per sample.
+
+    min_iou, max_iou  overlap of the two crops of a sample
+    """
 
     min_iou: Fraction = 0.2
     max_iou: Fraction = 0.8
@@ -44,7 +47,12 @@ class PairOfCrops:
 
 @dataclass(frozen=True, kw_only=True)
 class PointsOfCrops(PairOfCrops):
-    """Fields of a strategy that also relates points in both crops of a sample."""
+    """Fields of a strategy that also relates points in both crops of a sample.
+
+    num_points    points per sample, in the intersection of its crops
+    tolerance_mm  points of one frame attract up to this distance
+    ignore_mm     points of one frame that do not attract are ignored below this distance
+    """
 
     num_points: PositiveInt = 32
     tolerance_mm: NonNegative = 0.0

@@ -32,6 +32,7 @@ class SamePatient:
                   the sample only; the patient's other crops are ignored, since they are elsewhere in the
                   body.
                   free: each at any position in the body. P = 1 for all crops of the patient
+    jitter_mm     largest offset of matched crops along each axis
     same_session  whether the second scan may be of the anchor's session: any, only, never. An empty session
                   is unknown: such a scan is paired with `any` only
 

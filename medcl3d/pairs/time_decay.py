@@ -36,6 +36,7 @@ class TimeDecay:
     weight              of the pairs with a budget in the loss
     across              pairs of two visits. budget: as above; decay: P = exp(-days / time_constant_days) and
                         M = 1 - P without a budget; ignore: none (both are controls with the same draws)
+    time_constant_days  of the control `across: decay`
     max_gap_days        visits farther apart are not drawn together (default: no limit)
     jitter_mm           largest offset of the second visit's crop from the corresponding position
 

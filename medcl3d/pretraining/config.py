@@ -22,6 +22,14 @@ from medcl3d.views import VIEWS
 class PretrainConfig:
     """Configuration of a pretraining: scans, pairs, views, network, objective, training.
 
+    data          the scans and the patch size
+    pairs         the pair strategy: which views are drawn together, attract, repel or are ignored
+    views         the view recipe: augmentations that turn a crop into a view
+    encoder       the network
+    objective     the loss, and the heads and momentum encoders that it needs
+    train         steps, samples per step, optimiser
+    out_dir       the run folder
+    seed          seed of weights, anchors, crops and augmentations
     loader        `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are equal,
                   but `torchio` is slower, since it reads whole scans
     placebo       control: permute the signal columns of the strategy among scans

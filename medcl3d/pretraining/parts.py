@@ -120,12 +120,12 @@ class Pretraining:
         )
 
 
-def assemble(config: PretrainConfig) -> Pretraining:
+def assemble(config: PretrainConfig, store: Store | None = None) -> Pretraining:
     """Build all parts of a configuration and check that they are compatible.
 
-    ConfigError, DataError otherwise.
+    ConfigError, DataError otherwise. store: that of the configuration, if it is open already
     """
-    store = Store.open(config.data.root)
+    store = store or Store.open(config.data.root)
     scans = pretraining_scans(store, config.data)
     if config.num_patients is not None:
         scans = _fewer_patients(scans, config.num_patients, config.seed)

@@ -36,12 +36,19 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 class FitOptions:
     """Options of the training loop and the optimiser.
 
-    samples_per_step   total over all ranks
+    steps              number of steps of the optimiser
+    samples_per_step   samples in a step, the total over all ranks
+    lr                 largest learning rate, at the end of the warm-up; it falls to 0 along half a cosine
+    weight_decay       decoupled decay of the weights, relative to the learning rate
+    warmup_steps       steps in which the learning rate rises linearly
     precision          auto: bfloat16 autocast if the device supports it, else float32
     clip_norm          maximum norm of the gradient
+    checkpoint_every   steps between checkpoints, from which a stopped run resumes
+    log_every          steps between rows of metrics.jsonl
     workers            data loading processes per rank (0: none)
     optimizer          adamw, sgd or lars
-    momentum           for sgd and lars (default 0.9); nesterov: for sgd
+    momentum           for sgd and lars (default 0.9)
+    nesterov           Nesterov momentum, for sgd
     layer_decay        ratio of the learning rate of an encoder layer to that of the next (0.75 is usual for a
                        ViT)
     checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory

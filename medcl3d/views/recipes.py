@@ -199,7 +199,7 @@ def ct(
 ) -> Recipe:
     """Augmentations for CT, whose intensities are densities: no gamma, little contrast and brightness.
 
-    The fields are those of `mri`, without gamma.
+    All fields as in `mri`, without gamma.
     """
     return mri(**locals(), gamma_probability=0.0)
 
@@ -217,7 +217,7 @@ def shape(
 ) -> Recipe:
     """Spatial augmentations only: for masks and shapes, whose voxels are not intensities.
 
-    The fields are the first seven of `mri`.
+    All fields as in `mri`, of which it has the first seven.
     """
     return Recipe(Spatial(**locals()))
 

@@ -36,7 +36,13 @@ Cells = Annotated[dict[str, Any], keys_of("finetune", "evaluate")]
 
 @dataclass(frozen=True, config=STRICT)
 class Prepare:
-    """Data to prepare first if `out` does not hold it yet; `root` is absent for simulated data."""
+    """Data to prepare first if `out` does not hold it yet.
+
+    source   type of the source, as in `medcl3d prepare`
+    out      folder of the store
+    root     folder or file that the source reads; absent for simulated data
+    options  fields of the source and of the preparation
+    """
 
     source: str
     out: Path
@@ -48,7 +54,11 @@ class Prepare:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """A configuration file and the fields set in it: dotted key -> value."""
+    """A configuration file and the fields set in it.
+
+    config  a YAML file, or the name of a packaged configuration
+    set     fields that differ from the file: dotted key -> value
+    """
 
     config: Path
     set: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +66,11 @@ class Recipe:
 
 @dataclass(frozen=True, config=STRICT)
 class Arm:
-    """One arm: starts from the encoder of a pretraining, or from scratch if `pretraining` is absent."""
+    """One arm: starts from the encoder of a pretraining, or from scratch.
+
+    pretraining  name of the pretraining (default: from scratch)
+    set          fields of the measuring recipe that differ in this arm: dotted key -> value
+    """
 
     pretraining: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
@@ -95,8 +109,16 @@ class Anchors:
 class CompareConfig:
     """A comparison of arms.
 
+    out_dir  folder of all runs and of the report
+    arms  name -> arm; each is measured in every cell and replicate
+    reference  the arm that the others are compared with
     finetune, evaluate  the recipe that measures every arm: one of the two
-    pretrain  fields set in every pretraining; may_differ: further fields in which pretrainings may differ
+    pretrainings  name -> recipe of a pretraining
+    pretrain  fields set in every pretraining: dotted key -> value
+    may_differ  further fields in which pretrainings may differ
+    metric  the metric of the primary endpoint, as a run reports it: `dice`, `linear/auroc`
+    replicates  number of seeds; fewer than six are not tested
+    prepare  data to prepare first
     vary  dotted key of finetune or evaluate -> its values; every combination is a cell
     endpoint  cells of the primary endpoint (dotted key -> value; default all): the endpoint is the mean of
         `metric` over them, one number per replicate and arm

@@ -7,6 +7,7 @@ a replicate repeats all of this for each fold.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import pkgutil
@@ -23,6 +24,7 @@ from medcl3d.config.kinds import CONFIGS
 from medcl3d.config.loading import load
 from medcl3d.config.packaged import find_config
 from medcl3d.config.plain import differences, listed, plain
+from medcl3d.config.yaml_tree import COMMAND_LINE
 from medcl3d.core.errors import ConfigError
 
 COMMANDS: tuple[Command, ...] = get_args(Command)
@@ -90,6 +92,24 @@ def model_of(command: Command) -> type:
     """The configuration type of a command (imported on demand, since it imports torch)."""
     model: type = pkgutil.resolve_name(CONFIGS[command])
     return model
+
+
+def refuse_fields_of_runs(overrides: Sequence[str]) -> None:
+    """ConfigError for an override such as `train.steps=9`, which does not name the runs that it is for."""
+    own = {one.name for one in dataclasses.fields(CompareConfig)}
+    for text in overrides:
+        key = text.partition("=")[0].partition(".")[0]
+        known = {
+            command: key in {one.name for one in dataclasses.fields(model_of(command))}
+            for command in COMMANDS
+        }
+        if key in own or not any(known.values()):
+            continue
+        measured = " or ".join(f"{command}.set.{text}" for command in COMMANDS[1:] if known[command])
+        places = [f"pretrain.{text} in all pretrainings"] if known["pretrain"] else []
+        places += [f"{measured} in all measurements"] if measured else []
+        problem, remedy = "a field of the runs of a comparison", f"set {', '.join(places)}"
+        raise ConfigError(problem=problem, remedy=remedy, place=text, line=COMMAND_LINE)
 
 
 def _run(
