@@ -42,19 +42,18 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
     MachineError if joining fails.
     """
     keep_freed_memory()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", local)
+    device = device_of_rank()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
     no_group = "RANK" not in os.environ or dist.is_initialized()
     if no_group:
         yield device
         return
     try:
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout_s)
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout_s),
+            device_id=device if device.type == "cuda" else None,
         )
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -71,6 +70,21 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         # group, when the interpreter ends, its threads still run and abort the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def device_of_rank() -> torch.device:
+    """This process's GPU, by LOCAL_RANK; the processor without GPUs. MachineError if ranks outnumber GPUs."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local, number = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local < number:
+        return torch.device("cuda", local)
+    if number == 1 and "SLURM_GPUS_PER_TASK" in os.environ:  # each task sees its own GPU only
+        return torch.device("cuda", 0)
+    raise MachineError(
+        problem=f"the process with LOCAL_RANK {local} has no GPU: {number} visible on this node",
+        remedy=f"start at most {number} processes per node (--nproc_per_node {number})",
+    )
 
 
 class _Gather(torch.autograd.Function):
