@@ -24,6 +24,10 @@ from medcl3d.core.errors import MachineError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.memory import keep_freed_memory
 
+TIMEOUT_S = 600.0
+POLL_S = 60.0
+LEFT = "medcl3d/rank_zero_left"
+
 
 def world_size() -> int:
     """Number of ranks."""
@@ -36,10 +40,13 @@ def rank() -> int:
 
 
 @contextmanager
-def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
+def process_group(timeout_s: float = TIMEOUT_S) -> Iterator[torch.device]:
     """Join the process group of torchrun, if any, and yield this rank's device.
 
-    MachineError if joining fails.
+    timeout_s  seconds after which a rank that waits for another one gives up. At the end of the block ranks
+               wait for rank 0 without a limit, since it measures or writes alone
+
+    MachineError if joining fails, or if another rank does not answer.
     """
     keep_freed_memory()
     device = device_of_rank()
@@ -63,13 +70,42 @@ def process_group(timeout_s: float = 1800.0) -> Iterator[torch.device]:
         ) from None
     try:
         yield device
+        _wait_for_rank_zero()
         # Rank 0 writes longer than the others; a rank that leaves early would destroy the group.
         wait_for_all()
+    except RuntimeError as error:
+        if not _is_lost_contact(error):
+            raise
+        first_line = str(error).splitlines()[0]
+        raise MachineError(
+            problem=f"rank {os.environ['RANK']} waited {timeout_s:g} s for another rank, or lost its "
+            f"connection ({first_line})",
+            remedy="look at the output of the other ranks and at the network; the same commands resume",
+        ) from error
     finally:
         # DistributedDataParallel is part of reference cycles and holds the group. If it is freed after the
         # group, when the interpreter ends, its threads still run and abort the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _is_lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective failed because of another rank or the network."""
+    words = ("gloo/", "Timed out", "Connection closed", "Connection reset", "NCCL")
+    return isinstance(error, dist.DistError) or any(text in str(error) for text in words)
+
+
+def _wait_for_rank_zero() -> None:
+    """Return once rank 0 has called this function: without a time limit, unlike a barrier."""
+    store = dist.distributed_c10d._get_default_store()
+    if rank() == 0:
+        store.set(LEFT, "")
+    while True:
+        try:
+            store.wait([LEFT], timedelta(seconds=POLL_S))
+            return
+        except dist.DistStoreError:  # the time is over; a lost store is a DistNetworkError
+            continue
 
 
 def device_of_rank() -> torch.device:

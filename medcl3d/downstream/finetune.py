@@ -150,7 +150,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     Resumes a run that was stopped; does nothing if it is done.
     """
     config = load(config_path, overrides, FinetuneConfig)
-    with process_group() as device:
+    with process_group(config.train.timeout_s) as device:
         parts = assemble(config)
         say(summary(parts))
         if check:

@@ -18,7 +18,15 @@ from torch.nn.parallel import DistributedDataParallel
 from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError, Stopped, UserError
-from medcl3d.distributed.collectives import all_sum, from_rank_zero, rank, say, wait_for_all, world_size
+from medcl3d.distributed.collectives import (
+    TIMEOUT_S,
+    all_sum,
+    from_rank_zero,
+    rank,
+    say,
+    wait_for_all,
+    world_size,
+)
 from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.io.progress import progress_bar
@@ -59,6 +67,7 @@ class FitOptions:
     grad_cache         pretraining only: embed this many samples per rank at a time, twice, and compute the
                        loss on the whole batch: the memory of a small batch for one more forward pass (0: all
                        at once)
+    timeout_s          seconds that a rank waits for another one before the run fails
     """
 
     steps: PositiveInt
@@ -80,6 +89,7 @@ class FitOptions:
     compile: bool = False
     keep_steps: tuple[PositiveInt, ...] = ()
     grad_cache: NonNegativeInt = 0
+    timeout_s: Positive = TIMEOUT_S
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:

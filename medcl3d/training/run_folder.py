@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # Fields that do not affect training or its order: a run may resume with other values.
-FREE_FIELDS = tuple(f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing"))
+FREE_FIELDS = tuple(
+    f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing", "timeout_s")
+)
 FREE_FIELDS += ("out_dir", "probe")
 SCRATCH_FREE_FIELDS = ("transfer", "step")
 """Fields that describe the weights to start from, without an effect on a run from scratch."""
