@@ -13,6 +13,7 @@ from medcl3d.comparison.plan.arm_types import ArmType
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.report.gallery import cases, pairing
+from medcl3d.comparison.report.ranking_table import ranking_table
 
 KINDS: dict[str, ArmType] = {"ours": "pairs", "other": "pairs", "placebo": "placebo", "mae": "mae"}
 CONFIG = CompareConfig(
@@ -57,8 +58,21 @@ def test_identical_pictures_are_shown_once_and_arms_without_pairs_have_none(
 
 def test_pictures_of_cases_name_their_arm(tmp_path: Path, analysis: Analysis) -> None:
     runs = [run_of(tmp_path, "finetune", "arm ours", cases=b"x"), run_of(tmp_path, "finetune", "arm other")]
-    (one,) = cases(analysis, runs, "validation")
+    (one,), same = cases(analysis, runs, "validation")
+    assert not same
     assert (
         one.alt == "Best and worst validation cases with true and predicted outlines: arm ours"
         and one.caption == "arm ours"
     )
+
+
+def test_columns_of_the_same_cases_are_ordered_like_the_table(tmp_path: Path, analysis: Analysis) -> None:
+    runs = [
+        run_of(tmp_path, "finetune", f"arm {name}", same_cases=b"x", cases=b"y") for name in ("ours", "other")
+    ]
+    found, same = cases(analysis, runs, "test")
+    order = [row.arm.name for row in ranking_table(analysis).rows]
+    assert same and [one.caption for one in found] == [
+        name for name in order if name in ("arm ours", "arm other")
+    ]
+    assert found[0].uri.endswith("eA==") and found[0].alt.startswith("The same test cases with true")

@@ -84,7 +84,7 @@ def test_from_scratch_to_results(ball_root: Path, tmp_path: Path, capsys: pytest
         json.loads((folder / "model.json").read_text())["training_patients"] == content["split"]["labelled"]
     )
     assert "head.weight" in load_file(folder / "model.safetensors")
-    assert (folder / "pictures" / "cases.png").is_file()
+    assert (folder / "pictures" / "same_cases.png").is_file()
     stamp = (folder / "results.json").stat().st_mtime_ns
     capsys.readouterr()
     finetune(path)

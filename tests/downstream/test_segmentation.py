@@ -197,7 +197,8 @@ def test_it_learns_a_bright_ball(ball_store: Store) -> None:
     # The cube is absent from scan 0: undefined, unless it is predicted.
     cube = rows["scan0", "cube"]
     assert (cube["dice"] is None and cube["hd95_mm"] is None) or cube["dice"] == 0.0
-    assert found.pictures["cases"].dtype == np.uint8 and found.pictures["cases"].shape[2] == 3
+    picture = found.pictures["same_cases"]
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
 
 
 def test_the_prediction_is_on_the_grid_of_the_store(ball_store: Store, tmp_path: Path) -> None:

@@ -79,13 +79,17 @@ def _notes(names: Sequence[str], arm_types: dict[str, ArmType]) -> Iterable[str]
         yield f"{', '.join(without)}: no pairs and no picture, {reason}."
 
 
-def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> list[EmbeddedPicture]:
-    """The same cases of every arm, best arm first, in the last cell of the first replicate; side: test or
-    validation."""
+def cases(analysis: Analysis, runs: Sequence[Run], side: str) -> tuple[list[EmbeddedPicture], bool]:
+    """Cases of every arm, best arm first, in the last cell of the first replicate; whether they are the same.
+
+    Older runs have a picture of their own best and worst cases only. side: test or validation.
+    """
     # The last cell represents all: usually it has the most labels.
     chosen = [run for run in first_runs(analysis, runs) if run.measures and run.cell == analysis.cells[-1]]
-    files = {run.name: run.folder / "pictures" / "cases.png" for run in chosen}
-    alt = f"The same {side} cases with true and predicted outlines"
-    shown = {name: png_uri(file) for name, file in files.items() if file.is_file()}
-    names = [row.arm.name for row in ranking_table(analysis).rows]
-    return [EmbeddedPicture(shown[name], f"{alt}: {name}", name) for name in names if name in shown]
+    same = any((run.folder / "pictures" / "same_cases.png").is_file() for run in chosen)
+    what = f"{'The same' if same else 'Best and worst'} {side} cases with true and predicted outlines"
+    name = f"{'same_' if same else ''}cases.png"
+    files = {run.name: run.folder / "pictures" / name for run in chosen}
+    shown = {arm: png_uri(file) for arm, file in files.items() if file.is_file()}
+    order = [row.arm.name for row in ranking_table(analysis).rows if row.arm.name in shown]
+    return [EmbeddedPicture(shown[arm], f"{what}: {arm}", arm) for arm in order], same

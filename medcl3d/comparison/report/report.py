@@ -211,13 +211,15 @@ def _cases(analysis: Analysis, runs: Sequence[Run], side: str) -> dict[str, Any]
     shown = order if len(order) <= 2 * NUM_CASES else [*order[:NUM_CASES], *order[-NUM_CASES:]]
     over = f"Mean {analysis.metric} per {side} scan over classes, cells and replicates"
     left = len(order) - len(shown)
+    pictures, same = cases(analysis, runs, side)
     rest = f"; {left} scans in between are not shown." if left else "."
     return {
         "side": side,
         "case_words": f"{over}, ordered by the mean over arms, best first{rest}",
         "case_names": shown,
         "case_means": means,
-        "case_pictures": cases(analysis, runs, side),
+        "case_pictures": pictures,
+        "same_cases": same,
         "case_cell": cell_words(analysis.cells[-1]),
     }
 

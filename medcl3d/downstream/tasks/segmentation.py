@@ -145,7 +145,7 @@ class Segmentation:
             truth = class_indices(store.read_label(scan), tuple(names))
             return truth, self.segment(model, store, scan, patch_size, device, dtype)
 
-        return Evaluation(metrics, cases, {"cases": picture_of_cases(store, scans, cases, both)})
+        return Evaluation(metrics, cases, {"same_cases": picture_of_cases(store, scans, cases, both)})
 
     def segment(
         self,
