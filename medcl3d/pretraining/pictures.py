@@ -56,13 +56,13 @@ def picture_of_pairs(shown: ShownBatch, number: int = 2) -> np.ndarray:
         (row, partners_of(shown.facts, row)) for row in chosen_anchors(shown.facts, number, shown.filled())
     ]
     heights = [ROW * max(2, len(partners)) + MARGIN for _, partners in stars]
-    canvas = _Canvas(WIDTH, sum(heights))
+    canvas = Canvas(WIDTH, sum(heights))
     for (row, partners), height, bottom in zip(stars, heights, np.cumsum(heights), strict=True):
         _star(canvas, shown, row, partners, int(bottom) - height, height - MARGIN)
     return pixels_of(canvas.figure)
 
 
-class _Canvas:
+class Canvas:
     """A figure addressed in pixels from its upper left corner."""
 
     def __init__(self, width: int, height: int):
@@ -89,7 +89,7 @@ class _Canvas:
 
 
 def _star(
-    canvas: _Canvas, shown: ShownBatch, row: int, partners: tuple[Partner, ...], top: int, height: int
+    canvas: Canvas, shown: ShownBatch, row: int, partners: tuple[Partner, ...], top: int, height: int
 ) -> None:
     """An anchor in the middle of its height, and a row per partner."""
     anchor = shown.item(row)
@@ -97,7 +97,7 @@ def _star(
     left = top + (height - 2 * ROW) // 2
     canvas.text(MARGIN, left + 4, f"anchor: {_name(shown, anchor)}", fontweight="bold")
     view_top = left + ROW - PANEL
-    _view(canvas.axes(MARGIN, view_top, PANEL, PANEL), anchor, ANCHOR)
+    draw_view(canvas.axes(MARGIN, view_top, PANEL, PANEL), anchor, ANCHOR)
     boxes = [(anchor, ANCHOR)]
     boxes += [(i, COLOURS[p.kind]) for i, p in zip(items, partners, strict=True) if i.scan == anchor.scan]
     _scan(canvas.axes(MARGIN, view_top + PANEL + MARGIN, PANEL, PANEL), shown, anchor, boxes)
@@ -118,7 +118,7 @@ def _star(
         reason = textwrap.fill(reason_text(shown, row, partner).replace(" / ", "\u00a0/\u00a0"), CHARACTERS)
         canvas.text(start + BEND + 6, middle + 5, reason, linespacing=1.25)
         canvas.text(end, above + 10, _name(shown, item))
-        _view(canvas.axes(end, above + ROW - PANEL, PANEL, PANEL), item, colour)
+        draw_view(canvas.axes(end, above + ROW - PANEL, PANEL, PANEL), item, colour)
         axes = canvas.axes(end + PANEL + MARGIN, above + ROW - PANEL, PANEL, PANEL)
         _scan(axes, shown, item, [(item, colour)])
 
@@ -154,7 +154,7 @@ def _normal(size_mm: np.ndarray, slab: str) -> int:
     return int(size_mm.argmin() if slab == "shortest" else size_mm.argmax())
 
 
-def _view(axes: Any, item: ShownItem, colour: str) -> None:
+def draw_view(axes: Any, item: ShownItem, colour: str) -> None:
     """The plane of a view through its item, as the network gets it."""
     normal = _normal(np.array(item.voxels.shape) * item.spacing, "shortest")
     level = int(np.clip(round(item.voxel[normal]), 0, item.voxels.shape[normal] - 1))
@@ -205,7 +205,7 @@ def picture_of_relation(facts: PairFacts) -> np.ndarray:
     """A picture ``uint8[H, W, 3]``: the relation as a matrix, its counts in words, histograms of pairs."""
     colours, used = matrix_colours(facts)
     items = facts.items if len(colours) == len(facts.keys) else f"the first {len(colours)} {facts.items}"
-    canvas = _Canvas(WIDTH, MATRIX + 4 * LINE)
+    canvas = Canvas(WIDTH, MATRIX + 4 * LINE)
     canvas.text(MARGIN, 6, f"relation of {items}, sorted by patient; one row per anchor", fontweight="bold")
     canvas.axes(MARGIN, 28, MATRIX, MATRIX).imshow(colours, interpolation="nearest", aspect="auto")
     left, top = 2 * MARGIN + MATRIX, 34
@@ -220,7 +220,7 @@ def picture_of_relation(facts: PairFacts) -> np.ndarray:
     return pixels_of(canvas.figure)
 
 
-def _histograms(canvas: _Canvas, facts: PairFacts, left: float, top: float) -> None:
+def _histograms(canvas: Canvas, facts: PairFacts, left: float, top: float) -> None:
     """How the views of a sample differ; what is the same for all, or unknown, has no histogram."""
     varies = {name: values for name, values in facts.spread.items() if len(np.unique(values)) > 1}
     if varies:
