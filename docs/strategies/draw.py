@@ -1,7 +1,7 @@
 """Draw the pictures of the strategies' pages and their poster from the pages' configurations, on real scans.
 
-``make pictures`` draws all: it prepares the sets below `DATA` first. ``python docs/strategies/draw.py NAME ...``
-draws some and leaves the poster unchanged.
+``make pictures`` prepares the sets below `DATA` and draws all; ``python docs/strategies/draw.py NAME ...``
+draws some, without the poster.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEPS = 60
 TRAINING = (f"train.steps={STEPS}", "encoder={unet3d: {channels: [8, 16, 32, 64], strides: [2, 2, 2, 2]}}")
 QUALITY = 85  # of WebP, in which a picture takes half the space of a PNG of 64 colours
 # Of the poster, in pixels: a crop, the line beside it, the title and the text of a tile; tiles side by side.
-CROP, GAP, TITLE, TEXT, ACROSS, CHARACTERS = 88, 18, 22, 46, 3, 25
+CROP, GAP, TITLE, TEXT, ACROSS, CHARACTERS = 88, 18, 22, 62, 3, 27
 
 
 def configuration(page: Path) -> str:
@@ -93,11 +93,12 @@ def batch_of(page: Path) -> ShownBatch:
 
 def caption(page: Path) -> str:
     """One sentence below the picture of a page."""
-    text = (
-        f"*An anchor (yellow) of {SETS[set_of(page)]} with what `{page.stem}` attracts (green), ignores (grey) "
-        "and repels (orange) in its batch; the reason is on the line, and beside each view is its scan"
+    trained = f" after {STEPS} steps of training" if page.stem in FEATURES else ""
+    return (
+        f"*An anchor (yellow) of {SETS[set_of(page)]} with what `{page.stem}` attracts (green), ignores "
+        f"(grey) and repels (orange) in its batch{trained}; the reason is on the line, and beside each view "
+        "is its scan.*"
     )
-    return text + (f", after {STEPS} steps of training.*" if page.stem in FEATURES else ".*")
 
 
 def with_picture(text: str, page: Path) -> str:
@@ -133,28 +134,26 @@ def poster(batches: dict[str, ShownBatch]) -> np.ndarray:
 def tile(canvas, name: str, shown: ShownBatch, left: int, top: int) -> None:  # type: ignore[no-untyped-def]
     """One strategy of the poster."""
     from medcl3d.pretraining.pair_partners import chosen_anchors, partners_of
-    from medcl3d.pretraining.pictures import ANCHOR, COLOURS, draw_view, reason_text, relation_text
+    from medcl3d.pretraining.pictures import ANCHOR, COLOURS, draw_view, reason_text, relation_text, wrapped
 
-    (row,) = chosen_anchors(shown.facts, 1, shown.filled())
+    (row,) = chosen_anchors(shown.facts, 1, shown.brightness())
     partners = partners_of(shown.facts, row)
     positive = [partner for partner in partners if partner.kind == "attract"][-1]
     kinds = ("budget", "ignore" if name in ("exclude", "multi_crop") else "repel", "repel")
     other = next(partner for kind in kinds for partner in partners if partner.kind == kind)
     canvas.text(left, top, name, fontweight="bold")
     below, middle = top + TITLE + CROP + 5, top + TITLE + CROP / 2
-    places = [left, left + CROP + GAP, left + 2 * (CROP + GAP)]
-    for place, partner, align in ((places[0], positive, "left"), (places[2], other, "right")):
+    draw_view(canvas.axes(left + CROP + GAP, top + TITLE, CROP, CROP), shown.item(row), ANCHOR)
+    right = left + 2 * (CROP + GAP)
+    for place, partner, align in ((left, positive, "left"), (right, other, "right")):
         colour = COLOURS[partner.kind]
-        canvas.line(
-            [(places[1], middle), (min(place + CROP, places[1]) if place < places[1] else place, middle)],
-            colour,
-        )
+        start = left + CROP if align == "left" else right - GAP
+        canvas.line([(start, middle), (start + GAP, middle)], colour)
         draw_view(canvas.axes(place, top + TITLE, CROP, CROP), shown.item(partner.column), colour)
         text = f"{relation_text(shown, row, partner)}: {reason_text(shown, row, partner)}"
         edge = place if align == "left" else place + CROP
-        lines = textwrap.fill(text.replace(" / ", "\u00a0/\u00a0"), CHARACTERS)
+        lines = wrapped(text, CHARACTERS)
         canvas.text(edge, below, lines, fontsize=7, color=colour, ha=align, linespacing=1.15)
-    draw_view(canvas.axes(places[1], top + TITLE, CROP, CROP), shown.item(row), ANCHOR)
 
 
 def main(names: list[str]) -> None:

@@ -54,18 +54,18 @@ def partners_of(facts: PairFacts, row: int) -> tuple[Partner, ...]:
     return tuple(found[:MAX_PARTNERS])
 
 
-def chosen_anchors(facts: PairFacts, number: int, filled: Sequence[float]) -> list[int]:
+def chosen_anchors(facts: PairFacts, number: int, brightness: Sequence[float]) -> list[int]:
     """Rows of `number` anchors of different samples: those with the most kinds of partners.
 
-    Attraction across samples and stronger repulsion are kinds too. filled: how much of the view of each row
-    is tissue; the largest decides ties, so that background is rarely shown.
+    Attraction across samples and stronger repulsion are kinds too. brightness: of the crop of each row; the
+    largest decides ties, so that background is rarely shown.
     """
     kinds, relation = facts.kinds(), facts.relation
     found = [kinds == index for index in range(len(KINDS))]
     found.append((place_of_pairs(facts.keys, facts.columns) != WITHIN) & (relation.positive >= CLEAR_P))
     found.append(relation.negative >= CLEAR_M)
     variety = torch.stack([kind.any(1) for kind in found]).sum(0).numpy()
-    order = np.lexsort((-np.asarray(filled), -variety))
+    order = np.lexsort((-np.asarray(brightness), -variety))
     samples, rows = facts.keys.sample.tolist(), dict[int, int]()
     for row in order.tolist():
         rows.setdefault(samples[row], row)

@@ -52,9 +52,9 @@ def picture_of_pairs(shown: ShownBatch, number: int = 2) -> np.ndarray:
     row: its view, and its scan with its box. The text on a line gives the relation and the reason. A dot is a
     point; its view and scan are shown in the plane through it.
     """
-    stars = [
-        (row, partners_of(shown.facts, row)) for row in chosen_anchors(shown.facts, number, shown.filled())
-    ]
+    anchors = chosen_anchors(shown.facts, number, shown.brightness())
+    anchors = chosen_anchors(shown.facts, number, shown.brightness())
+    stars = [(row, partners_of(shown.facts, row)) for row in anchors]
     heights = [ROW * max(2, len(partners)) + MARGIN for _, partners in stars]
     canvas = Canvas(WIDTH, sum(heights))
     for (row, partners), height, bottom in zip(stars, heights, np.cumsum(heights), strict=True):
@@ -83,7 +83,7 @@ class Canvas:
         self.figure.add_artist(Line2D(across, up, color=colour, linewidth=2))
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
-        """Text, at 9 points unless `style` says otherwise."""
+        """Text, by default at 9 points."""
         style = {"fontsize": 9, "va": "top", **style}
         self.figure.text(left / self.width, 1 - top / self.height, text, **style)
 
@@ -115,7 +115,7 @@ def _star(
             va="bottom",
             fontweight="bold",
         )
-        reason = textwrap.fill(reason_text(shown, row, partner).replace(" / ", "\u00a0/\u00a0"), CHARACTERS)
+        reason = wrapped(reason_text(shown, row, partner), CHARACTERS)
         canvas.text(start + BEND + 6, middle + 5, reason, linespacing=1.25)
         canvas.text(end, above + 10, _name(shown, item))
         draw_view(canvas.axes(end, above + ROW - PANEL, PANEL, PANEL), item, colour)
@@ -139,6 +139,13 @@ def reason_text(shown: ShownBatch, row: int, partner: Partner) -> str:
     similarity = None if facts.similarity is None else float(facts.similarity[row, column])
     text = shown.reasons.text(facts.keys[row : row + 1], facts.columns[column : column + 1], similarity)
     return f"an earlier batch, {text}" if column >= len(facts.keys) else text
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` characters; a number stays with its unit or name."""
+    for unit in (" / ", " mm", " days", "IoU ", "cosine "):
+        text = text.replace(unit, unit.replace(" ", "\u00a0"))
+    return textwrap.fill(text, width)
 
 
 def _name(shown: ShownBatch, item: ShownItem) -> str:

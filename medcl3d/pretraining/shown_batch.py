@@ -20,7 +20,6 @@ from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 
 MAX_POINTS = 384  # of a picture
-DARK = 0.2  # background is darker than this part of a view's range
 MAX_SAMPLES = 32  # related by features: all pairs of their points must fit into memory
 
 
@@ -83,21 +82,20 @@ class ShownBatch:
         plane: np.ndarray = self.parts.store.read_crop(row, box)[0].squeeze(normal)
         return plane
 
-    def filled(self) -> list[float]:
-        """The share of tissue in the view that each row is of; 0 for a point in the background."""
-        shares, found = dict[tuple[int, int], float](), []
-        for row, (sample, view) in enumerate(zip(*self._ids(), strict=True)):
-            item = self.item(row)
-            threshold = item.voxels.min() + DARK * (np.percentile(item.voxels, 99) - item.voxels.min())
-            if (sample, view) not in shares:
-                shares[sample, view] = float((item.voxels > threshold).mean())
-            voxel = np.clip(np.rint(item.voxel).astype(int), 0, np.array(item.voxels.shape) - 1)
-            in_tissue = not item.is_point or item.voxels[tuple(voxel)] > threshold
-            found.append(shares[sample, view] * in_tissue)
+    def brightness(self) -> list[float]:
+        """The mean of the crop that each row is of, as stored; points in the background come last."""
+        raw, crops = self.batches[-1][0], dict[tuple[int, int], np.ndarray]()
+        for group in raw.groups:
+            ids = zip(group.keys.sample.tolist(), group.keys.view.tolist(), strict=True)
+            crops |= zip(ids, group.crops[:, 0].float().numpy(), strict=True)
+        keys, found = self.facts.keys, []
+        for row, pair in enumerate(zip(keys.sample.tolist(), keys.view.tolist(), strict=True)):
+            crop, item = crops[pair], self.item(row)
+            voxel = np.rint(item.place - item.box.start).astype(int)
+            inside = np.clip(voxel, 0, np.array(crop.shape) - 1)
+            in_background = item.is_point and crop[tuple(inside)] < crop.mean()
+            found.append(float(crop.mean()) - (float(np.ptp(crop)) if in_background else 0.0))
         return found
-
-    def _ids(self) -> tuple[list[int], list[int]]:
-        return self.facts.keys.sample.tolist(), self.facts.keys.view.tolist()
 
     def _rows(self, sample: int) -> Iterator[tuple[PairBatch, int, int]]:
         for _, batch in reversed(self.batches):

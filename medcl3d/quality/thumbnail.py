@@ -49,7 +49,7 @@ def _coloured(grey: np.ndarray, labels: np.ndarray, scale: np.ndarray) -> np.nda
     shape = [max(1, round(float(n))) for n in grey.shape * scale]
     wide = resize(grey, shape, order=1, anti_aliasing=True)[..., None].repeat(3, -1)
     classes = resize(labels, shape, order=0, anti_aliasing=False, preserve_range=True).astype(int)
-    colours = np.array(colormaps["tab10"].colors)[(classes - 1) % 10]
+    colours = colormaps["tab10"]((classes - 1) % 10)[..., :3]
     mixed = np.where((classes > 0)[..., None], (1 - OPACITY) * wide + OPACITY * colours, wide)
     return np.asarray(mixed.swapaxes(0, 1)[::-1])
 
