@@ -75,15 +75,16 @@ security: setup ## search medcl3d and tools for dangerous patterns
 audit: setup ## look up known vulnerabilities of the installed packages online
 	$(BIN)/pip-audit --skip-editable
 
-pictures: setup ## redraw the pictures of docs/strategies
-	$(BIN)/medcl3d prepare simulated - --out data/simulated
-	$(BIN)/python docs/strategies/draw.py
-
 # Packages with shapes in their signatures, as in tests/shapes.py.
 ANNOTATED = core pairs losses objectives encoders views sampling
 
-# Folder of the real sets for `make measured`.
+# Folder of the real sets for `make pictures` and `make measured`.
 SETS ?= ../shared/data
+
+pictures: setup ## redraw the pictures of docs/strategies from real scans
+	for set in ixi40 ms_longitudinal; do test -d data/pictures/$$set || \
+		$(BIN)/medcl3d prepare bids $(SETS)/$$set --out data/pictures/$$set 'spacing_mm=[2, 2, 2]' || exit 1; done
+	$(FEW_THREADS) $(BIN)/python docs/strategies/draw.py
 
 measured: setup ## measure the distances of each strategy's pairs on real scans
 	for set in ixi40 ms_longitudinal; do test -d data/measured/$$set || \

@@ -45,6 +45,10 @@ Overrides = Annotated[Texts, _argument("KEY=VALUE", OVERRIDES_HELP)]
 Check = Annotated[
     bool, _option("--check", None, "Dry run: validate the configuration and the data; run nothing.")
 ]
+Encoder = Annotated[
+    Path | None,
+    _option("--encoder", "RUN", "A finished pretraining, for strategies whose pairs depend on features."),
+]
 Scans = Annotated[Path, _argument("SCANS", "A NIfTI file, or a folder of NIfTI files and DICOM series.")]
 Intensity = Annotated[
     str | None, _option("--intensity", "KIND", "mri, ct or none; required if the run has several.")
@@ -356,15 +360,16 @@ def show_pairs(
     overrides: Overrides = None,
     out: Annotated[Path, _option("--out", "FILE.png", "File of the picture.")] = Path("pairs.png"),
     html: Annotated[bool, _option("--html", None, "Also write FILE.html, a self-contained page.")] = False,
+    encoder: Encoder = None,
     check: Check = False,
 ) -> None:
-    """Show the pairs of a strategy: crops on the scans, views, and the relation matrix of a batch, with
-    counts.
+    """Show the pairs of a strategy: anchors, what attracts and repels them and why, and the relation of a
+    batch, with counts.
     """
     path = config_path(config)
     from medcl3d.pretraining.show_pairs import show_pairs as run
 
-    run(path, overrides or [], out, page=html, check=check)
+    run(path, overrides or [], out, page=html, encoder=encoder, check=check)
 
 
 @command
@@ -377,10 +382,7 @@ def audit(
             "--by", "COLUMN", "structures: compare label maps; or a column of the manifest with classes."
         ),
     ] = "structures",
-    encoder: Annotated[
-        Path | None,
-        _option("--encoder", "RUN", "A finished pretraining, for strategies whose pairs depend on features."),
-    ] = None,
+    encoder: Encoder = None,
     batches: Annotated[int, _option("--batches", "N", "Number of batches.")] = 20,
     out: Annotated[
         Path | None,

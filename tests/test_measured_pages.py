@@ -48,9 +48,11 @@ def test_a_page_has_its_figures_and_its_command_runs(
         f"`python docs/strategies/measure.py {name}`" in line
         and measure.PREPARE.format(data, measure.DATA) in line
     )
-    assert all(f"`{change}`" in line for change in measure.CHANGES.get(name, ()))
+    assert all(
+        f"`{change}`" in line for change in (*measure.CHANGES.get(name, ()), *measure.LOCAL.get(name, ()))
+    )
     said = re.findall(r"^- (.*)$", line, re.MULTILINE)
-    changes = measure.CHANGES["multi_crop"] if name == "multi_crop" else ()
+    changes = measure.LOCAL["multi_crop"] if name == "multi_crop" else ()
     for figures in (said, measure.measured(page, tiny_store, changes, batches=1)):
         assert all(
             re.fullmatch(pattern, figure) for pattern, figure in zip(FIGURES, figures, strict=False)

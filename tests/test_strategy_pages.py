@@ -19,6 +19,7 @@ from medcl3d.pretraining.pretrain import pretrain
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "strategies"
 NAMES = PAIRS.names()
+PICTURES = sorted((PAGES / "pictures").iterdir())
 SMALL = (
     "data.patch_size=[16, 16, 16]",
     "train.steps=2",
@@ -40,7 +41,8 @@ def test_a_page_says_what_the_code_says(name: str) -> None:
         "medcl3d list pairs NAME says something else by now"
     )
     assert "**Assumes.**" in text and "**Fails.**" in text
-    assert imread(PAGES / "pictures" / f"{name}.png").size > 100_000
+    assert imread(PAGES / "pictures" / f"{name}.webp").size > 100_000
+    assert f"](pictures/{name}.webp)\n\n*An anchor (yellow) of " in text and "CC BY" in text
     assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
 
 
@@ -58,9 +60,18 @@ def test_the_configuration_of_a_page_runs(name: str, tiny_store: Path, tmp_path:
 
 def test_no_page_is_left_of_what_is_gone() -> None:
     pages = {page.stem for page in PAGES.glob("*.md")} - {"README", "write_your_own", "recovery"}
-    assert pages == set(NAMES) and {picture.stem for picture in (PAGES / "pictures").glob("*.png")} == set(
-        NAMES
-    )
+    assert pages == set(NAMES)
+    assert {picture.name for picture in PICTURES} == {f"{name}.webp" for name in (*NAMES, "poster")}
+
+
+def test_no_two_pictures_are_identical() -> None:
+    """A strategy that shows nothing of its own would have the picture of its inner strategy."""
+    pixels = {picture.name: imread(picture).tobytes() for picture in PICTURES}
+    assert len(set(pixels.values())) == len(PICTURES) > 20
+
+
+def test_pictures_are_small() -> None:
+    assert sum(picture.stat().st_size for picture in PICTURES) < 2_400_000
 
 
 def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from draw import configuration, pages
+from draw import CHANGES, configuration, pages, set_of
 
 from medcl3d.config.loading import load
 from medcl3d.io.atomic import write_text
@@ -31,16 +31,7 @@ SETTINGS = (
     f"seed={SEED}",
     "encoder={unet3d: {channels: [4, 8], strides: [1, 2]}}",
 )
-# Strategies measured on scans of several visits and modalities; all others on ixi40.
-VISITS = ("same_patient", "longitudinal", "time_decay", "cross_modality", "exclude", "sum")
-# Overrides of a page's configuration for a patch of 16 voxels, or for the other set.
-CHANGES = {
-    "multi_crop": ("pairs.multi_crop.local_size=[8, 8, 8]",),
-    "composed_kernels": (
-        "pairs={composed_kernels: {columns: {age: 5}, site: sex, sigma_mm: 30, group_size: 4}}",
-    ),
-    "cross_modality": ("pairs={cross_modality: {modalities: [T1w, T2w], across_frames: body}}",),
-}
+LOCAL = {"multi_crop": ("pairs.multi_crop.local_size=[8, 8, 8]",)}  # half of the patch
 BEGIN, END = "<!-- measured -->\n", "<!-- /measured -->\n"
 
 
@@ -62,7 +53,7 @@ def measured(page: Path, root: Path, changes: Sequence[str] = (), batches: int =
 def line(page: Path, root: Path = DATA) -> str:
     """The text of a page: set, preparation, figures, command."""
     name = set_of(page)
-    changes = CHANGES.get(page.stem, ())
+    changes = (*CHANGES.get(page.stem, ()), *LOCAL.get(page.stem, ()))
     figures = measured(page, root / name, changes)
     if changes:
         figures.append(f"with `{'`, `'.join(changes)}`")
@@ -73,11 +64,6 @@ def line(page: Path, root: Path = DATA) -> str:
         "median (10% to 90%):\n\n"
         f"{listed}\n\n`python docs/strategies/measure.py {page.stem}` after\n`{PREPARE.format(name, DATA)}`\n"
     )
-
-
-def set_of(page: Path) -> str:
-    """The set that a page is measured on."""
-    return "ms_longitudinal" if page.stem in VISITS else "ixi40"
 
 
 def with_line(text: str, found: str) -> str:

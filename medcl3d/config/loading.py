@@ -135,6 +135,11 @@ def locate(error: UserError, path: Path, overrides: Sequence[str], schemas: Sequ
 
 
 def _read(path: Path) -> str:
+    if path.is_dir():
+        remedy = "give a YAML file"
+        if (path / "config.yaml").is_file():
+            remedy = f"that of this run is {path / 'config.yaml'}"
+        raise ConfigError(problem="a folder, not a configuration", remedy=remedy, place=path)
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         remedy = "a minimal one starts with `data: {root: data/mine}`; see configs/ for complete files"

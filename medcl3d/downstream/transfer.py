@@ -131,9 +131,10 @@ def weights_path(source: Path) -> Path:
 
 
 def unfinished(run: Path) -> str:
-    """The state of a run that has not written its weights; "" if the folder has no run."""
+    """The state of a run that has not written its weights; "" if it is done, or the folder has no run."""
     status = read_status(run)
-    return f"its run is {status.get('state', 'unknown')}; let it finish" if status else ""
+    state = status.get("state", "unknown")
+    return f"its run is {state}; let it finish" if status and state != "done" else ""
 
 
 def _after_step(source: Path, folder: Path, step: int) -> Path:

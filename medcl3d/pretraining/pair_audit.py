@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from medcl3d.config.loading import load
-from medcl3d.core.batch import PairBatch
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
@@ -22,14 +21,14 @@ from medcl3d.encoders.network import Network
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.progress import track
-from medcl3d.objectives.dense import point_features, point_keys, sample_rows
-from medcl3d.objectives.relating import EmbeddingQueue, Relating
+from medcl3d.objectives.dense import point_keys, sample_rows
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_counts import PairAudit, PairCounts
 from medcl3d.pretraining.pair_labels import STRUCTURES, Labels, Structures, labels_of
 from medcl3d.pretraining.pair_measures import PairFacts, distances_of
 from medcl3d.pretraining.parts import Pretraining, assemble
+from medcl3d.pretraining.relation_of_features import RelationOfFeatures
 from medcl3d.pretraining.summary import summary
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
@@ -37,7 +36,6 @@ from medcl3d.sampling.raw_batch import RawBatch
 BATCHES = 20
 FEW_BATCHES = 5  # of an audit beside other work: show_pairs, the end of a pretraining
 PAIR_AUDIT = "pair_audit.json"  # in the run folder of a pretraining
-MIN_NORM = 1e-6  # of a standardised feature vector
 
 
 def audit(
@@ -107,8 +105,7 @@ def audit_of(
         else:
             items, composition = "points", labels.of_points(keys, position_mm, scans)
         counts.add(keys, batch.columns, relation, composition)
-        square = Relation(*(weight[:, : len(keys)] for weight in (relation.positive, relation.negative)))
-        facts.append(PairFacts(items, (), keys, square, {}, {}))
+        facts.append(PairFacts(items, keys, relation, {}, {}))
     if not counts.anchors:
         raise DataError(f"{parts.store.root}: no item of {batches} batches is in a structure or has a class")
     notes = []
@@ -132,7 +129,7 @@ class _Batch:
 
 def _batches(parts: Pretraining, network: Network | None, number: int) -> Iterator[_Batch]:
     dataset, relating = parts.dataset(), parts.learner.relating
-    with_features = None if network is None else _RelationOfFeatures(network, relating)
+    with_features = None if network is None else RelationOfFeatures(network, relating)
     for step in track(range(number), "auditing batches"):
         raw = dataset[step]
         batch = make_views(raw, parts.learner.recipe)
@@ -145,32 +142,5 @@ def _batches(parts: Pretraining, network: Network | None, number: int) -> Iterat
         if with_features is None:
             yield _Batch(raw, keys, keys, relating.relate(keys, keys, None), position_mm)
         else:
-            columns, relation = with_features(batch, keys, valid)
-            yield _Batch(raw, keys, columns, relation, position_mm)
-
-
-class _RelationOfFeatures:
-    """The relation of a strategy whose pairs depend on features, with those of a frozen network."""
-
-    def __init__(self, network: Network, relating: Relating):
-        self.network, self.relating, self.queue = network, relating, relating.support
-
-    @torch.no_grad()
-    def __call__(self, batch: PairBatch, keys: Keys, valid: Tensor | None) -> tuple[Keys, Relation]:
-        """The columns, and the relation ``[N, M]``. valid: rows of the points that `keys` are of."""
-        features = self._features(batch, valid)
-        z = (features - features.mean(0)) / features.std(0).clamp(min=MIN_NORM)
-        z = z / z.norm(dim=1, keepdim=True).clamp(min=MIN_NORM)
-        if self.queue is not None and self.queue.z.shape[1] != z.shape[1]:
-            self.queue = EmbeddingQueue(self.queue.size, z.shape[1], self.queue.layout)
-        relating = Relating(self.relating.relate, self.relating.strategy, self.queue)
-        columns, column_keys = relating.columns(z, keys)
-        return column_keys, relating(keys, column_keys, z @ columns.T)
-
-    def _features(self, batch: PairBatch, valid: Tensor | None) -> Tensor:
-        if valid is None:
-            return torch.cat([self.network.encoder(group.voxels).pooled for group in batch.groups]).float()
-        assert batch.points is not None
-        maps = self.network.encoder(batch.main.voxels).maps
-        features = [point_features(one, batch.main, batch.points).flatten(0, 1) for one in maps]
-        return torch.cat(features, 1).float()[valid]
+            found = with_features(batch, keys, valid)
+            yield _Batch(raw, keys, found.columns, found.relation, position_mm)

@@ -15,10 +15,19 @@ from medcl3d.objectives.dense import point_keys
 from medcl3d.objectives.diagnostics import counts
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import iou_mm
+from medcl3d.pretraining.relation_of_features import RelationOfFeatures
 from medcl3d.sampling.augment import make_views
 from medcl3d.sampling.raw_batch import RawBatch
 
 MAX_POINTS = 96
+MIN_P = 0.01  # of an attracted pair in counts and pictures: kernels are never quite 0
+TEXTS = {
+    "attract": "attracts",
+    "budget": "attracts beyond a distance",
+    "ignore": "ignores",
+    "repel": "repels",
+}
+KINDS = tuple(TEXTS)
 QUANTILES = (0.1, 0.5, 0.9)
 PLACES = ("within the sample", "other samples of the scan", "other scans of the patient", "other patients")
 WITHIN = 0  # index into PLACES
@@ -28,55 +37,92 @@ WITHIN = 0  # index into PLACES
 class PairFacts:
     """The items of one batch and their relation, before any training.
 
-    items     "views" or "points"
-    names     ``sample.view`` (or ``sample.view.point``) of each item
-    keys      keys of the items
-    relation  relation of the items, ``[N, N]``
-    counts    the counts that training logs
-    spread    title -> one value per pair of views of one sample: IoU, mm between centres (body coordinates
-              across frames), days
+    items       "views" or "points"
+    keys        keys of the items
+    relation    relation of the items to the columns, ``[N, M]``
+    counts      the counts that training logs
+    spread      title -> one value per pair of views of one sample: IoU, mm between centres (body coordinates
+                across frames), days
+    queued      keys of the columns after the items: those of an embedding queue (None: no queue)
+    similarity  ``[N, M]`` of features; None if the relation does not depend on features
     """
 
     items: str
-    names: tuple[str, ...]
     keys: Keys
     relation: Relation
     counts: dict[str, float]
     spread: dict[str, np.ndarray]
+    queued: Keys | None = None
+    similarity: Tensor | None = None
+
+    @property
+    def columns(self) -> Keys:
+        """The keys of the columns: the items, then those of the queue."""
+        return self.keys if self.queued is None else Keys.cat([self.keys, self.queued])
+
+    def kinds(self) -> Tensor:
+        """``Int[N, M]``: index into `KINDS` for each pair; -1 for an item and itself."""
+        positive, negative, budget = self.relation.positive, self.relation.negative, self.relation.budget
+        kinds = torch.full(positive.shape, KINDS.index("repel"))
+        kinds[(positive == 0) & (negative == 0)] = KINDS.index("ignore")
+        kinds[positive >= MIN_P] = KINDS.index("attract")
+        if budget is not None:
+            kinds[torch.isfinite(budget)] = KINDS.index("budget")
+        kinds[self.keys.same_item(self.columns)] = -1
+        return kinds
 
     def lines(self) -> list[str]:
-        """The counts as lines of text."""
-        labels = {
-            "positives_per_anchor": "positives per anchor",
-            "anchors_without_positive": "anchors without a positive",
-            "effective_negatives": "effective negatives",
-            "fraction_ignored": "fraction ignored",
-            "mean_positive": "mean P",
-            "mean_negative": "mean M",
-        }
-        return [
-            f"{f'{self.items} in the batch':<28}{len(self.names)}",
-            *(f"{text:<28}{self.counts[key]:.3g}" for key, text in labels.items()),
-        ]
+        """The counts in words, as lines of text; numbers per anchor are means."""
+        kinds, others = self.kinds(), self.relation.positive.shape[1] - 1
+        number = {name: float((kinds == i).sum()) / len(kinds) for i, name in enumerate(KINDS)}
+        samples, patients = (len(torch.unique(ids)) for ids in (self.keys.sample, self.keys.patient))
+        lines = [f"{len(kinds)} {self.items}: {samples} samples, {patients} patients"]
+        if self.queued is not None:
+            lines.append(f"{len(self.queued)} {self.items} of earlier batches in the queue")
+        lines.append(f"of {others} others, an anchor on average")
+        for name, text in TEXTS.items():
+            if number[name] or name in ("attract", "repel"):
+                lines.append(f"  {text}: {number[name]:.3g}")
+        sums = [self.counts["positives_per_anchor"], self.counts["effective_negatives"]]
+        if not np.allclose(sums, [number["attract"], number["repel"]]):
+            lines.append(f"sum of weights: P {sums[0]:.3g}, M {sums[1]:.3g}")
+        without = self.counts["anchors_without_positive"]
+        return [*lines, f"anchors without a positive: {without:g}"]
 
 
-def facts_of(raw: RawBatch, relating: Relating, recipe: object) -> PairFacts:
-    """The facts of this rank's batch, without communication and without features, which do not exist yet."""
-    views = raw.keys
-    keys, items = views, "views"
+def facts_of(
+    raw: RawBatch,
+    relating: Relating,
+    recipe: object,
+    features: RelationOfFeatures | None = None,
+    max_points: int = MAX_POINTS,
+) -> PairFacts:
+    """The facts of this rank's batch, without communication.
+
+    features    for strategies that depend on features; without it, what they add to a relation is missing
+    max_points  about as many points are compared: the first of every sample, each in all views
+    """
+    batch, keys, items, valid = make_views(raw, recipe), raw.keys, "views", None
+    shown = torch.arange(len(keys))
     if raw.points is not None:
-        keys, items = point_keys(make_views(raw, recipe).main, raw.points), "points"
+        keys, items = point_keys(batch.main, raw.points), "points"
         valid = torch.isfinite(keys.position_mm).all(1).nonzero().flatten()
-        # The first points of every sample, each in all views.
-        per_view = max(1, MAX_POINTS // len(raw.main.keys))
-        keys = keys[valid[keys.point[valid] < per_view]]
-    relation = relating.relate(keys, keys, None)
-    columns = ("sample", "view") if items == "views" else ("sample", "view", "point")
-    names = tuple(
-        ".".join(str(int(getattr(keys, column)[i])) for column in columns) for i in range(len(keys))
-    )
+        keys = keys[valid]
+        shown = (keys.point < max(1, max_points // len(raw.main.keys))).nonzero().flatten()
+    if features is None:
+        keys = keys[shown]
+        relation, queued, similarity = relating.relate(keys, keys, None), None, None
+    else:
+        found = features(batch, keys, valid)
+        chosen = torch.cat([shown, torch.arange(len(keys), len(found.columns))])
+        columns = replace(found.columns, linked={})
+        queued = columns[len(keys) :] if len(columns) > len(keys) else None
+        weights = found.relation
+        budget = None if weights.budget is None else weights.budget[shown][:, chosen]
+        relation = Relation(weights.positive[shown][:, chosen], weights.negative[shown][:, chosen], budget)
+        keys, similarity = keys[shown], found.similarity[shown][:, chosen]
     counted = {name: float(value) for name, value in counts(relation, total=lambda sums: sums).items()}
-    return PairFacts(items, names, keys, relation, counted, spread_of(views))
+    return PairFacts(items, keys, relation, counted, spread_of(raw.keys), queued, similarity)
 
 
 def spread_of(keys: Keys) -> dict[str, np.ndarray]:
@@ -90,7 +136,7 @@ def spread_of(keys: Keys) -> dict[str, np.ndarray]:
 
     return {
         "IoU": numbers(iou_mm(keys, keys)[first, second][one_frame]),
-        "mm between centres": numbers(_distance(keys, "views")[first, second]),
+        "mm between centres": numbers(distance_of_pairs(keys, keys, "views")[first, second]),
         "days between visits": numbers(gap[keys.scan[first] != keys.scan[second]]),
     }
 
@@ -144,14 +190,14 @@ class PairDistances:
 
 
 def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
-    """Distances of all pairs of some batches, without relations of features, as in `PairFacts`."""
+    """Distances of all pairs of items of some batches, without the columns of a queue."""
     columns = []
     for facts in batches:
         keys, relation = facts.keys, facts.relation
         numbers = (
-            relation.positive,
-            relation.negative,
-            _distance(keys, facts.items),
+            relation.positive[:, : len(keys)],
+            relation.negative[:, : len(keys)],
+            distance_of_pairs(keys, keys, facts.items),
             _overlap(keys, facts.items),
             place_of_pairs(keys, keys),
         )
@@ -170,15 +216,14 @@ def distances_of(batches: Iterable[PairFacts]) -> PairDistances:
     )
 
 
-def _distance(keys: Keys, items: str) -> Tensor:
-    """``Float64[N, N]`` mm between centres or points."""
+def distance_of_pairs(rows: Keys, cols: Keys, items: str) -> Tensor:
+    """``Float64[N, M]`` mm between centres or points, in body coordinates across frames."""
     exact = "donot_use_mm_for_euclid_dist"
-    position = keys.center_mm if items == "views" else keys.position_mm
-    one_frame = keys.frame[:, None] == keys.frame
+    name = "center_mm" if items == "views" else "position_mm"
     return torch.where(
-        one_frame,
-        torch.cdist(position, position, compute_mode=exact),
-        torch.cdist(keys.body, keys.body, compute_mode=exact),
+        rows.frame[:, None] == cols.frame,
+        torch.cdist(getattr(rows, name), getattr(cols, name), compute_mode=exact),
+        torch.cdist(rows.body, cols.body, compute_mode=exact),
     )
 
 

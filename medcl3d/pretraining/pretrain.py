@@ -21,9 +21,9 @@ from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import export_embeddings
 from medcl3d.pretraining.online_probe import ProbedCrops
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT, audit_by_structures
-from medcl3d.pretraining.pair_measures import facts_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
+from medcl3d.pretraining.shown_batch import shown_batch
 from medcl3d.pretraining.summary import memory_estimate, summary
 from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
@@ -66,9 +66,9 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
             return
         dataset = parts.dataset()
         if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
-            first, recipe = dataset[0], learner.recipe
-            run.picture("pairs", picture_of_pairs(parts.store, parts.scans, first, recipe))
-            run.picture("relation", picture_of_relation(facts_of(first, learner.relating, recipe)))
+            shown = shown_batch(parts)
+            run.picture("pairs", picture_of_pairs(shown, 1))
+            run.picture("relation", picture_of_relation(shown.facts))
 
         def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
             loss: Loss = model(raw.to(device))

@@ -9,18 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from matplotlib.image import imsave
 
 from medcl3d.config.loading import load
+from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed.collectives import say
+from medcl3d.downstream.transfer import load_weights
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.io.disk_space import require_writable
+from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.pair_audit import audit_by_structures
-from medcl3d.pretraining.pair_measures import PairFacts, distances_of, facts_of
+from medcl3d.pretraining.pair_measures import PairFacts, distances_of
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.pictures import picture_of_pairs, picture_of_relation
+from medcl3d.pretraining.shown_batch import shown_batch
 from medcl3d.pretraining.summary import summary
 
 PAGE = """<!doctype html>
@@ -28,20 +33,18 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }}
-img {{ max-width: 100%; height: auto; background: white; }}
-table {{ border-collapse: collapse; }} td {{ padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #8885; }}
-td + td {{ text-align: right; font-variant-numeric: tabular-nums; }} pre {{ overflow-x: auto; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 1rem auto; padding: 0 1rem; }}
+figure {{ margin: 0; overflow-x: auto; }} img {{ min-width: 44rem; max-width: 100%; background: white; }}
+pre {{ overflow-x: auto; font-size: .85rem; }}
 </style></head><body>
-<h1>{title}</h1><pre>{summary}</pre>
-<h2>Samples</h2>
-<img alt="For {samples} samples: the scans in three planes with the boxes of the views,
- the views as read and as augmented" src="{pairs}">
+<h1>{title}</h1><p>{caption}</p>
+<figure><img alt="Anchors with lines to what they attract and repel, and why" src="{pairs}"></figure>
 <h2>Relation of one batch</h2>
-<table>{counts}</table>
-<img alt="The relation of the batch as a matrix, and the distances of its pairs" src="{relation}">
+<figure><img alt="The relation of the batch as a matrix, with its counts" src="{relation}"></figure>
+<pre>{counts}</pre>
 <h2>Pair audit</h2><pre>{audit}</pre>
-<h2>Configuration</h2><pre>{config}</pre>
+<h2>Summary</h2><pre>{summary}</pre>
+<h2>Configuration, with all defaults</h2><pre>{config}</pre>
 </body></html>
 """
 
@@ -51,61 +54,62 @@ def show_pairs(
     overrides: Sequence[str],
     out: Path,
     page: bool = False,
-    num_samples: int = 3,
+    num_anchors: int = 2,
+    encoder: Path | None = None,
     check: bool = False,
 ) -> PairFacts | None:
-    """Write a PNG of the first batch (samples, relation, counts); with `page` also an HTML file.
+    """Write a PNG of the first batch (anchors and their partners, relation); with `page` also an HTML file.
 
-    Returns the facts of the batch; None with `check`, which draws nothing.
+    encoder: run folder of a pretraining, for strategies whose pairs depend on features; by default they are
+    those of the untrained network. Returns the facts of the batch; None with `check`, which draws nothing.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(
             problem="the picture is a PNG", remedy="use a name that ends in .png", place=f"--out {out}"
         )
     parts = assemble(load(config_path, overrides, PretrainConfig))
+    network = parts.learner.network
+    if encoder is not None:
+        load_weights(network, encoder, "encoder")
     say(summary(parts))
     require_writable(out.parent, "--out")
     if check:
         return None
-    raw = parts.dataset()[0]
-    facts = facts_of(raw, parts.learner.relating, parts.learner.recipe)
-    pairs = picture_of_pairs(parts.store, parts.scans, raw, parts.learner.recipe, num_samples)
-    relation = picture_of_relation(facts)
+    shown = shown_batch(parts)
+    pairs, relation = picture_of_pairs(shown, num_anchors), picture_of_relation(shown.facts)
     out.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(out) as file:
-        file.write(_png(_above(pairs, relation)))
-    audit = audit_by_structures(parts)
+        file.write(_png(np.concatenate([pairs, relation])))
+    audit = audit_by_structures(parts, None if encoder is None else network)
     audited = ["no pair audit: no item is in a structure of a label map"] if audit is None else audit.lines()
-    say("\n".join([*facts.lines(), *distances_of([facts]).lines(), *audited]))
-    say(str(out))
+    counted = [*shown.facts.lines(), *distances_of([shown.facts]).lines()]
+    caption = caption_of(parts, encoder)
+    say("\n".join([*counted, *audited, caption, str(out)]))
     if page:
-        write_text(out.with_suffix(".html"), _page(parts, facts, pairs, relation, config_path, audited))
+        texts = {
+            "title": f"Pairs of {config_path.stem}",
+            "caption": caption,
+            "counts": "\n".join(counted),
+            "audit": "\n".join(audited),
+            "summary": summary(parts),
+            "config": yaml.safe_dump(plain(parts.config), sort_keys=False),
+        }
+        escaped = {name: html.escape(text) for name, text in texts.items()}
+        written = PAGE.format(**escaped, pairs=_embedded(pairs), relation=_embedded(relation))
+        write_text(out.with_suffix(".html"), written)
         say(str(out.with_suffix(".html")))
-    return facts
+    return shown.facts
 
 
-def _page(
-    parts: Pretraining,
-    facts: PairFacts,
-    pairs: np.ndarray,
-    relation: np.ndarray,
-    config_path: Path,
-    audited: list[str],
-) -> str:
-    """A self-contained HTML page."""
-    rows = (line.rsplit(maxsplit=1) for line in facts.lines())
-    return PAGE.format(
-        title=html.escape(f"Pairs of {config_path.stem}"),
-        summary=html.escape(summary(parts)),
-        samples=min(3, len(parts.anchors.ids)),
-        counts="".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows
-        ),
-        audit=html.escape("\n".join(audited)),
-        config=html.escape(config_path.read_text(encoding="utf-8")),
-        pairs=_embedded(pairs),
-        relation=_embedded(relation),
+def caption_of(parts: Pretraining, encoder: Path | None = None) -> str:
+    """One sentence for a picture of pairs."""
+    text = (
+        f"{parts.config.pairs.name}: each anchor (yellow) with views that it attracts (green), ignores "
+        "(grey) and repels (orange), the reason on the line, and beside each view its scan with its box"
     )
+    if needs_features(parts.strategy):
+        text += f"; features of {'the untrained encoder' if encoder is None else encoder}"
+    return f"{text}."
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -116,13 +120,3 @@ def _png(image: np.ndarray) -> bytes:
 
 def _embedded(image: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
-
-
-def _above(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Stack two pictures; the narrower one is padded with white."""
-    width = max(top.shape[1], bottom.shape[1])
-    padded = [
-        np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0)), constant_values=255)
-        for image in (top, bottom)
-    ]
-    return np.concatenate(padded)

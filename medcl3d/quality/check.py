@@ -34,7 +34,7 @@ from medcl3d.store.content_hashes import duplicate_groups
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
 
-SCHEMA = 4
+SCHEMA = 5
 SMALL_BYTES = 1 << 30
 CACHE = "checked.jsonl"
 FACTS = ("shape", "spacing_mm", "channels", "min", "p0.5", "median", "p99.5", "max", "classes", "sha256")

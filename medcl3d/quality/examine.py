@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -20,12 +18,11 @@ from medcl3d.preprocessing.intensity_kind import Kind, kind_warnings, label_warn
 from medcl3d.preprocessing.read_scan import Channels, Nonfinite, SkippedScan, Volume, read_image, read_label
 from medcl3d.preprocessing.resample import to_ras
 from medcl3d.preprocessing.scan_identity import file_state, is_same_file
+from medcl3d.quality.thumbnail import STRIDE, thumbnail
 from medcl3d.store.content_hashes import OF_SOURCE, hash_voxels
 from medcl3d.store.stored_scan import verify_stored
 
-THUMBNAIL = 56  # pixels along the longer side of a plane
 MAX_PICTURES = 300  # per page: some MB, which a browser still opens quickly
-STRIDE = 7  # between the voxels that percentiles are computed from
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Finding:
     """The result of checking a scan; an empty fault means that it is valid.
 
     facts      spacing_mm, shape, intensities, hashes of the content; {} if the file could not be read
-    thumbnail  PNG of the three middle planes as base64; "" if none
+    thumbnail  JPEG of three planes as base64; "" if none
     """
 
     scan: str
@@ -171,12 +168,13 @@ def _finding(task: CheckTask) -> Finding:
     image = read_image(task.image, nonfinite=task.nonfinite, channels=task.channels)
     facts, warnings = _facts(image), [*image.warnings, *label_warnings(image.voxels)]
     warnings += kind_warnings(image.voxels, task.kind)
+    label = None
     if task.label is not None:
         label = read_label(task.label, image, task.classes)
         warnings += label.warnings
         facts["classes"] = [int(value) for value in np.unique(label.voxels)]
-    thumbnail = _thumbnail(image) if task.picture else ""
-    return Finding(task.scan, "", tuple(warnings), task.patient, facts, thumbnail)
+    picture = thumbnail(image, label) if task.picture else ""
+    return Finding(task.scan, "", tuple(warnings), task.patient, facts, picture)
 
 
 def _facts(image: Volume) -> dict[str, Any]:
@@ -194,24 +192,3 @@ def _facts(image: Volume) -> dict[str, Any]:
         "sha256": image.sha256,
         "voxels_sha256": hash_voxels(to_ras(image)[0]),
     }
-
-
-def _thumbnail(image: Volume) -> str:
-    """The middle planes of the first channel: grey values between robust extremes, physical proportions."""
-    from matplotlib.image import imsave
-    from skimage.transform import resize
-
-    voxels = image.voxels[0]
-    low, high = np.percentile(voxels.ravel()[::STRIDE], (0.5, 99.5))
-    planes = []
-    for axis in range(3):
-        plane = np.take(voxels, voxels.shape[axis] // 2, axis).T[::-1]
-        spacing = np.delete(image.spacing_mm, axis)[::-1]
-        size = np.array(plane.shape) * spacing
-        height, width = (max(1, round(float(n))) for n in size * THUMBNAIL / size.max())
-        grey = np.clip((plane - low) / max(float(high - low), 1e-12), 0, 1)
-        small = resize(grey, (height, width), order=1, anti_aliasing=True)
-        planes.append(np.pad(small, ((0, THUMBNAIL - height), (0, 2))))
-    buffer = io.BytesIO()
-    imsave(buffer, np.concatenate(planes, axis=1), format="png", cmap="gray", vmin=0, vmax=1)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The HTML page of a check: faults, warnings, distributions, and a picture of each scan, in one file."""
+"""The HTML page of a check: pictures of scans, faults, warnings, and distributions, in one file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.core.columns import PATH_COLUMNS
+from medcl3d.core.warning_summary import summarise_warnings
 from medcl3d.datasets.columns import MISSING
 from medcl3d.quality.examine import MAX_PICTURES, Finding
+from medcl3d.quality.thumbnail import PLANES
 
 MAX_ROWS = 1000  # per list; report.csv has all
-NUM_BINS = 20
+NUM_SHOWN = 9  # pictures, and faults, that are open; the rest is folded
+NUM_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,25 @@ def render_page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    histograms = _histograms(table, findings)
+    warned = ((f.scan, f.warnings) for f in findings)
     return environment.get_template("check.html.j2").render(
         target=str(target),
         num=len(findings),
         num_patients=table["patient"].nunique(),
         bad=[f for f in findings if f.fault],
-        warned=[f for f in findings if f.warnings],
+        num_warned=sum(bool(f.warnings) for f in findings),
+        warnings=[line.removeprefix("warning: ") for line in summarise_warnings(warned, len(findings))],
         duplicates=duplicates,
-        histograms=_histograms(table, findings),
+        constant=[(name, bars[0].text) for name, bars in histograms if len(bars) == 1],
+        histograms=[(name, bars) for name, bars in histograms if len(bars) > 1],
         missing=_missing(table),
-        pictures=[f for f in findings if f.thumbnail],
+        # Scans with warnings first: a picture often explains them.
+        pictures=sorted((f for f in findings if f.thumbnail), key=lambda f: not f.warnings),
+        planes=PLANES,
         max_pictures=MAX_PICTURES,
         max_rows=MAX_ROWS,
+        num_shown=NUM_SHOWN,
     )
 
 

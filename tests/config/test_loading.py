@@ -161,6 +161,14 @@ def test_a_missing_file_is_answered_with_a_similar_one(tmp_path: Path) -> None:
         load(tmp_path / "pretrian.yaml", (), Outer)
 
 
+def test_a_folder_is_not_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a folder, not a configuration; give a YAML file"):
+        load(tmp_path, (), Outer)
+    (tmp_path / "config.yaml").write_text(GOOD)
+    with pytest.raises(ConfigError, match=r"that of this run is .*config\.yaml"):
+        load(tmp_path, (), Outer)
+
+
 def test_a_file_too_large_or_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "big.yaml").write_text("#" * 1_100_000)
     with pytest.raises(ConfigError, match=r"^[^:]*yaml: \d+ bytes, more than the limit of a configuration"):

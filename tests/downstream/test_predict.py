@@ -364,6 +364,13 @@ def test_a_run_that_cannot_segment_is_refused(run: Path, tmp_path: Path) -> None
     (tmp_path / "status.json").write_text('{"state": "running"}')
     with pytest.raises(ConfigError, match="its run is running; let it finish"):
         load_run(tmp_path)
+    (tmp_path / "pre").mkdir()
+    (tmp_path / "pre" / "status.json").write_text('{"state": "done"}')
+    with pytest.raises(ConfigError, match="not a run folder of a fine-tuning"):
+        load_run(tmp_path / "pre")
+    (tmp_path / "pre" / "encoder.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigError, match="it is a pretraining; fine-tune its encoder first"):
+        load_run(tmp_path / "pre")
     for name, edit, message in (
         ("task", lambda s: s.update(task="structure_at_centre"), "trained for structure_at_centre"),
         ("lacking", lambda s: s.pop("intensity"), "model.json: lacks intensity"),

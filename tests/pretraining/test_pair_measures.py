@@ -17,7 +17,7 @@ from tests.pairs.test_strategies import batch_of_views
 
 
 def facts(keys, relation: Relation, items: str = "views") -> PairFacts:  # type: ignore[no-untyped-def]
-    return PairFacts(items, (), keys, relation, {}, {})
+    return PairFacts(items, keys, relation, {}, {})
 
 
 def test_quantiles_equal_those_of_pairs_repeated_by_their_weights() -> None:

@@ -86,7 +86,8 @@ def test_a_report_has_a_page_and_a_cache_for_the_next_check(
     report, said = tmp_path / "report", list[str]()
     audit(cohort, report=report, given={"workers": 1})
     page = (report / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 and "6 scans of 3 patients: 0 with a fault" in page
+    assert page.count("data:image/jpeg;base64,") == 6 and "6 scans of 3 patients: 0 with a fault" in page
+    assert page.count("<span>sagittal</span><span>coronal</span><span>axial</span>") == 6
     for text in ("voxel size along", "sessions per patient", "intensity, median", "Missing values"):
         assert text in page
     assert not re.search(r"(src|href)=[\"']?(http|/)", page)
@@ -115,16 +116,17 @@ def test_a_page_of_many_scans_is_limited_and_states_what_it_omits(
 ) -> None:
     for module in ("check", "page"):
         monkeypatch.setattr(f"medcl3d.quality.{module}.MAX_PICTURES", 3)
-    monkeypatch.setattr("medcl3d.quality.page.MAX_ROWS", 2)
+    monkeypatch.setattr("medcl3d.quality.page.NUM_SHOWN", 2)
     for number in range(5):
         # A few whole numbers: a warning.
         write_nifti(f"in/s{number}.nii.gz", RAMP % 3 if number else RAMP, np.diag([1, 1, 2.0, 1]))
     audit(tmp_path / "in", report=tmp_path / "report", given={"workers": 1})
     page = (tmp_path / "report/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "Middle planes of the first 3 of 5 scans" in page
-    assert (
-        "Warnings, the first 2 of 4; report.csv has all" in page and page.count("a label map or a shape") == 2
-    )
+    assert page.count("data:image/jpeg;base64,") == 3 and "Scans, the first 3 of 5" in page
+    assert page.count("a label map or a shape") == 1 and "4 of 5 scans, as s1" in page, "grouped"
+    folded = page[page.index("<summary>1 more scans") :]
+    assert folded.count("data:image/jpeg;base64,") == 1
+    assert "<b>s0</b>" in folded, "scans with warnings are first"
     assert (tmp_path / "report/report.csv").read_text().count("a label map or a shape") == 4
     assert (tmp_path / "report/checked.jsonl").read_text().count("\n") == 6, "one line per scan"
 

@@ -19,6 +19,7 @@ from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.downstream.trained_scan import identity_of, intensity_kind
+from medcl3d.downstream.transfer import WEIGHTS as ENCODER
 from medcl3d.downstream.transfer import mismatch, read_sidecar, read_weights, unfinished
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
@@ -63,6 +64,8 @@ def load_run(run: Path, intensity: str | None = None) -> Predictor:
     file = path.with_suffix(".json")
     if not path.is_file():
         why = unfinished(run) or "not a run folder of a fine-tuning; use one, for example runs/fine"
+        if (run / ENCODER).is_file():
+            why = f"it is a pretraining; fine-tune its encoder first: medcl3d finetune CONFIG init={run}"
         raise ConfigError(problem=f"holds no {WEIGHTS}, {why}", place=run)
     sidecar = read_sidecar(path, NEEDED)
     fields = {"task": sidecar["task"], "encoder": sidecar["architecture"]}
