@@ -42,7 +42,7 @@ def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
             assemble = pkgutil.resolve_name(ASSEMBLE[run.command])
             overrides = run.overrides
             if run.needs is not None and not (run.needs / WEIGHTS).is_file():
-                # The encoder of scratch has no decoder, whose map a voxel probe may ask for.
+                # The encoder of scratch has no decoder, whose map a voxel probe may need.
                 overrides = (*overrides, "init=scratch", *(MAPS_OF_SCRATCH if _maps(run) else ()))
             assemble(load(run.config, overrides, model_of(run.command)))
             num_assembled += 1
