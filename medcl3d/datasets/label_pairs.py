@@ -11,6 +11,7 @@ import numpy as np
 
 from medcl3d.datasets.name_words import identifying_words
 from medcl3d.datasets.path_roles import PathRoles, stem_of
+from medcl3d.io.axes import axes_like, turned_grid
 from medcl3d.io.nifti_header import corner_distance
 
 
@@ -77,10 +78,12 @@ def _is_same(label: Grid | None, image: Grid | None) -> bool:
     """Whether a label map may belong to an image, by the rule of `read_label`."""
     if label is None or image is None:
         return True
-    if label.shape != image.shape:
+    if sorted(label.shape) != sorted(image.shape[:3]):
         return False
+    shape, affine = turned_grid(label.shape, label.affine, axes_like(label.affine, image.affine))
     spacing_mm = np.linalg.norm(image.affine[:3, :3], axis=0)
-    return corner_distance(label.affine, image.affine, image.shape) <= 0.1 * float(spacing_mm.min())
+    distance = corner_distance(affine, image.affine, image.shape[:3])
+    return shape == image.shape[:3] and distance <= 0.1 * float(spacing_mm.min())
 
 
 @dataclass(frozen=True)

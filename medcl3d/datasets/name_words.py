@@ -97,7 +97,7 @@ def modality_in(text: str) -> str:
 
 
 def is_patient_name(text: str) -> bool:
-    """Whether a name says that it is a patient: ``sub-01``, ``Patient 3``, ``P017``."""
+    """Whether a name is marked as that of a patient: ``sub-01``, ``Patient 3``, ``P017``."""
     return _PATIENT.match(plain(text)) is not None
 
 

@@ -66,15 +66,11 @@ def read_series_rows(
         table[name] = table.get(name, values)
     found = Manifest(table, root, outside=outside)
     read: dict[str, Manifest] = {}
-    faults, unwritten, written, warnings = (
-        dict[str, str](),
-        dict[str, Series](),
-        set[str](),
-        dict[str, list[str]](),
-    )
+    faults, unwritten, written = dict[str, str](), dict[str, Series](), set[str]()
+    warnings: dict[str, list[str]] = {}
     for row in rows:
-        cells = {str(name): text for name, text in table.loc[row].items()}
-        folder = cells["path"]
+        cells = {str(name): str(text) for name, text in table.loc[row].items()}
+        folder, scan = cells["path"], cells["scan"]
         if folder not in read:
             try:
                 read[folder] = dicom(found.locate(folder), None, pet=pet, tilt=tilt, patients="folder")
@@ -82,25 +78,25 @@ def read_series_rows(
                 raise DataError(f"{places[row]}: {error}") from None
             warnings[folder] = list(read[folder].notes)
         one = _select(read[folder], cells, places[row])
-        scan, series = cells["scan"], read[folder].unwritten.get(one["scan"])
+        path, series = f"{folder}/{one['path']}", read[folder].unwritten.get(one["scan"])
         if series is None:
             faults[scan] = read[folder].faults[one["scan"]]
-            table.loc[row, "path"] = f"{folder}/{one['path']}"
-            continue
-        uid = series.slices[0].header.text("FrameOfReferenceUID")
-        table.loc[row, "modality"] = cells["modality"] or one["modality"]
-        table.loc[row, "frame"] = cells["frame"] or (f"{cells.get('patient') or scan}/{uid}" if uid else "")
-        if raw is None:
-            unwritten[scan] = series
-            table.loc[row, "path"] = f"{folder}/{one['path']}"
-            continue
-        path = _file(raw, folder, one["path"])
-        try:
-            warnings[folder] += write_if_changed(path, series)
-        except DataError as error:
-            faults[scan] = str(error)
-        table.loc[row, "path"] = str(path)
-        written.add(str(path))
+        else:
+            uid = series.slices[0].header.text("FrameOfReferenceUID")
+            table.loc[row, "modality"] = cells["modality"] or one["modality"]
+            table.loc[row, "frame"] = cells["frame"] or (
+                f"{cells.get('patient') or scan}/{uid}" if uid else ""
+            )
+            if raw is None:
+                unwritten[scan] = series
+            else:
+                path = str(_file(raw, folder, one["path"]))
+                written.add(path)
+                try:
+                    warnings[folder] += write_if_changed(Path(path), series)
+                except DataError as error:
+                    faults[scan] = str(error)
+        table.loc[row, "path"] = path
     notes = [naming(f"{len(rows)} rows are DICOM series", table["scan"][rows].tolist())]
     notes += summarise_warnings(warnings.items(), len(read), "folders of DICOM series")
     return SeriesRows(table, faults, unwritten, frozenset(written), tuple(notes))
