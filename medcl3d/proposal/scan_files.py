@@ -86,7 +86,8 @@ def _series(root: Path) -> tuple[dict[str, tuple[Grid, Mapping[str, str]]], list
     folders: dict[str, list[str]] = defaultdict(list)
     for scan, series in made.unwritten.items():
         folders[_folder_of(root, series)].append(scan)
-    rows = {row["scan"]: row for row in made.table.astype(str).to_dict("records")}
+    records = made.table.astype(str).to_dict("records")
+    rows = {row["scan"]: {str(name): str(text) for name, text in row.items()} for row in records}
     found: dict[str, tuple[Grid, Mapping[str, str]]] = {}
     for folder, scans in folders.items():
         below = [

@@ -138,7 +138,7 @@ def _frames(table: pd.DataFrame, grids: Sequence[Grid]) -> list[str]:
 
 
 def _doubts(table: pd.DataFrame) -> list[str]:
-    """Notes on patients that may be no patients, or too few of them."""
+    """Notes on patients that may not be patients, or too few of them."""
     notes, patients = [], table["patient"].unique().tolist()
     wrong = [name for name in patients if names_label_maps(name)]
     if wrong:
