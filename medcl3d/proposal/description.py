@@ -38,6 +38,8 @@ def describe(target: Path, raw: RawCollection, grids: pd.DataFrame) -> Iterator[
     yield from _geometry(grids, raw.grids)
     yield f"{min(NUM_ROWS, len(table))} of {len(table)} rows:"
     yield from rows_of(table)
+    if table["patient"].nunique() == 1:
+        yield f"warning: one patient, {table['patient'].iloc[0]!r}: a split into training and test needs two"
     yield from raw.notes
 
 

@@ -13,7 +13,7 @@ from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.proposal.configs import Plan, configurations
 from medcl3d.proposal.description import describe
-from medcl3d.proposal.measure import TEST_FRACTION, choose_measure, test_fraction
+from medcl3d.proposal.measure import TEST_FRACTION, choose_measure, fraction_to_test
 from medcl3d.proposal.raw_collection import RawCollection, read_raw
 from medcl3d.proposal.scan_files import ras_grids
 from medcl3d.proposal.sizes import Machine, choose_sizes
@@ -95,7 +95,7 @@ def _commands(target: Path, raw: RawCollection, plan: Plan, files: Mapping[str, 
     options = list(raw.fields)
     if plan.sizes.spacing != "keep":
         options.append(f"spacing_mm={plan.sizes.spacing}")
-    fraction = test_fraction(raw.table)
+    fraction = fraction_to_test(raw.table)
     has_split = "split" in raw.table and (raw.table["split"] != "").any()
     if fraction != TEST_FRACTION and not has_split:
         options.append(f"test_fraction={fraction}")

@@ -39,7 +39,7 @@ def choose_measure(table: pd.DataFrame) -> Measure | None:
     """
     labelled = table.loc[table["label"] != "", "patient"].nunique() if "label" in table else 0
     if labelled >= MIN_PATIENTS:
-        train = labelled - max(1, round(test_fraction(table) * labelled))
+        train = labelled - max(1, round(fraction_to_test(table) * labelled))
         numbers = tuple(sorted({min(2, train), min(MOST_LABELLED, train)}))
         reason = "Dice of a fine-tuned segmentation on the test patients"
         return Measure("finetune", "dice", reason, {"voxel_probe": {}}, numbers)
@@ -60,7 +60,7 @@ def choose_measure(table: pd.DataFrame) -> Measure | None:
     return None
 
 
-def test_fraction(table: pd.DataFrame) -> float:
+def fraction_to_test(table: pd.DataFrame) -> float:
     """The fraction of test patients: a quarter, or more if they would be fewer than four."""
     wanted = TEST_PATIENTS / max(1, table["patient"].nunique())
     return round(min(MOST_TESTED, max(TEST_FRACTION, wanted)), 2)

@@ -138,15 +138,12 @@ def _frames(table: pd.DataFrame, grids: Sequence[Grid]) -> list[str]:
 
 
 def _doubts(table: pd.DataFrame) -> list[str]:
-    """Notes on patients that may not be patients, or too few of them."""
+    """Notes on patients that may not be patients, and on unknown modalities."""
     notes, patients = [], table["patient"].unique().tolist()
     wrong = [name for name in patients if names_label_maps(name)]
     if wrong:
         what = "patients have names of label maps: such folders hold label maps, not patients"
         notes.append(naming(f"warning: {len(wrong)} {what}; correct the column patient", wrong))
-    if len(patients) == 1 and len(table) > 1:
-        name = f"warning: all {len(table)} scans are of one patient, {patients[0]!r}"
-        notes.append(f"{name}, so that no split is possible; correct the column patient")
     unknown = table["path"][table["modality"] == ""].tolist()
     if unknown and len(unknown) < len(table):
         text = f"{len(unknown)} scans have no modality in their names; they count as MR"

@@ -66,8 +66,8 @@ def choose_sizes(grids: pd.DataFrame, machine: Machine) -> Sizes:
     grids  shape and spacing along right, front and head (`ras_grids`), one row per scan
 
     A patch has about 32^3 voxels on a CPU, 64^3 or 96^3 on a GPU, the same mm along all axes, and no more
-    voxels along an axis than three quarters of the scans have. A pretraining draws each scan 100 times on a
-    CPU, 500 times on a GPU, within limits.
+    voxels along an axis than half of the scans have; the others are padded. A pretraining draws each scan 100
+    times on a CPU, 500 times on a GPU, within limits.
     """
     mm = grids[[f"{axis}_mm" for axis in AXES]].to_numpy(dtype=float)
     shapes = grids[list(AXES)].to_numpy(dtype=float)
@@ -78,7 +78,7 @@ def choose_sizes(grids: pd.DataFrame, machine: Machine) -> Sizes:
         shapes = shapes * mm / median_mm
     edge = (96 if machine.gpu_bytes >= LARGE_GPU_BYTES else 64) if machine.gpu_bytes else 32
     channels = (16, 32, 64, 128) if machine.gpu_bytes else (8, 32, 64, 128)
-    limit = np.percentile(shapes, 25, axis=0)
+    limit = np.median(shapes, axis=0)
     size = _extent(limit, median_mm, edge**3)
     if np.prod(size / limit) > MOST_OF_A_SCAN:
         size = _extent(np.where(limit < THIN, limit, SMALLER * limit), median_mm, edge**3)
