@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from medcl3d.datasets.name_words import identifying_words
-from medcl3d.datasets.path_roles import PathRoles, stem_of
+from medcl3d.datasets.path_roles import PathRoles, parts_of, stem_of
 from medcl3d.io.axes import axes_like, turned_grid
 from medcl3d.io.nifti_header import corner_distance
 
@@ -97,7 +97,7 @@ class _Named:
 
     @staticmethod
     def of(path: str, roles: PathRoles) -> _Named:
-        parts = PurePosixPath(path).parts
+        parts = parts_of(path)
         stem = identifying_words(stem_of(path))
         folders = [word for name in parts[:-1] for word in identifying_words(name)]
         return _Named(roles.patient, "/".join(parts[:-1]), frozenset(stem), Counter([*folders, *stem]))

@@ -58,12 +58,14 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.casefold() for word in _BETWEEN.split(apart) if word)
 
 
+@lru_cache(maxsize=65536)
 def is_label_word(word: str) -> bool:
     """Whether a word means label maps: ``seg``, ``Masken``, ``tumormask``."""
     word = plain(word)
     return word in LABEL_WORDS or word.endswith(_LABEL_ENDINGS)
 
 
+@lru_cache(maxsize=65536)
 def names_label_maps(text: str) -> bool:
     """Whether a name means label maps and nothing else, numbers apart: ``Masken``, ``seg 2``."""
     found = [word for word in words(text) if not word.isdigit()]
@@ -82,6 +84,7 @@ def date_in(text: str) -> str:
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:]}" if digits else ""
 
 
+@lru_cache(maxsize=65536)
 def session_in(text: str) -> str:
     """The session that a name gives: a date, ``ses-1``, ``V2``, ``baseline``; "" if it gives none."""
     if date := date_in(text):
@@ -90,17 +93,20 @@ def session_in(text: str) -> str:
     return found[0] if found else ""
 
 
+@lru_cache(maxsize=65536)
 def modality_in(text: str) -> str:
     """The first modality that a name gives, in its usual spelling; "" if it gives none."""
     word = next((word for word in words(text) if word in MODALITY_WORDS), "")
     return _SYNONYMS.get(word) or _MIXED_CASE.get(word) or word.upper()
 
 
+@lru_cache(maxsize=65536)
 def is_patient_name(text: str) -> bool:
     """Whether a name is marked as that of a patient: ``sub-01``, ``Patient 3``, ``P017``."""
     return _PATIENT.match(plain(text)) is not None
 
 
+@lru_cache(maxsize=65536)
 def kind_of_name(text: str) -> Kind:
     """What the name of a folder means; `name` if it may be an id or a cohort."""
     if is_patient_name(text):

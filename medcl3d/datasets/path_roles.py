@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from medcl3d.datasets.name_words import (
@@ -25,6 +26,12 @@ from medcl3d.datasets.name_words import (
 from medcl3d.datasets.scan_ids import default_ids
 
 MANY_IDS = 6  # below one folder and no other: the folder is a cohort, not a patient
+
+
+@lru_cache(maxsize=65536)
+def parts_of(path: str) -> tuple[str, ...]:
+    """The names of the folders of a path, and of its file."""
+    return PurePosixPath(path).parts
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class PathRoles:
 
 def stem_of(path: str) -> str:
     """The name of a file without .nii.gz, or of a folder of DICOM slices."""
-    return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(path).name, flags=re.IGNORECASE)
+    return re.sub(r"\.nii(\.gz)?$", "", path.rpartition("/")[2], flags=re.IGNORECASE)
 
 
 def named_as_label_maps(paths: Sequence[str]) -> set[str]:
@@ -55,7 +62,7 @@ def named_as_label_maps(paths: Sequence[str]) -> set[str]:
 
     Words that all paths share distinguish nothing: in a folder `segmentation study` not every file is one.
     """
-    folders = {path: PurePosixPath(path).parts[:-1] for path in paths}
+    folders = {path: parts_of(path)[:-1] for path in paths}
     shared = set.intersection(*(set(parts) for parts in folders.values())) if len(folders) > 1 else set()
     found = set()
     for path in paths:
@@ -79,7 +86,7 @@ def guess_roles(paths: Sequence[str]) -> dict[str, PathRoles]:
 
 
 def _roles(path: str, depth: int | None, own: str) -> PathRoles:
-    *folders, _ = PurePosixPath(path).parts
+    *folders, _ = parts_of(path)
     stem = stem_of(path)
     patient = folders[depth] if depth is not None else own
     inner = folders[depth + 1 :] if depth is not None else folders
@@ -95,7 +102,7 @@ def _find_patients(paths: list[str], depth: int, depths: dict[str, int | None]) 
     """Find the depth of the patient's folder of paths that share the folders above `depth`."""
     children: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        parts = PurePosixPath(path).parts
+        parts = parts_of(path)
         if len(parts) - 1 == depth:
             depths[path] = None if _bare(stem_of(path)) else _last_session(parts)
         else:
@@ -149,14 +156,14 @@ def _has_number(text: str) -> bool:
 
 
 def _folders(path: str) -> tuple[str, ...]:
-    return PurePosixPath(path).parts[:-1]
+    return parts_of(path)[:-1]
 
 
 def _ids_below(paths: Sequence[str], depth: int) -> set[str]:
     """What may be ids below a folder: names of the next folders that may be ids, else names of files."""
     found = set()
     for path in paths:
-        *folders, _ = PurePosixPath(path).parts[depth:]
+        *folders, _ = parts_of(path)[depth:]
         name = next((one for one in folders if kind_of_name(one) == "name"), None)
         text = stem_of(path) if name is None else name
         if not has_label_word(text) and identifying_words(without_session(text)):
@@ -164,6 +171,7 @@ def _ids_below(paths: Sequence[str], depth: int) -> set[str]:
     return found
 
 
+@lru_cache(maxsize=65536)
 def _bare(stem: str) -> str:
     """A file name without its session, modality and words without a meaning."""
     kept = [part for part, is_id in _parts(without_session(stem)) if is_id]
@@ -180,7 +188,7 @@ def _ids_of_names(paths: Sequence[str]) -> dict[str, str]:
     """Path -> the patient, from the names of files: up to the first number that varies in a folder."""
     groups: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        groups[str(PurePosixPath(path).parent)].append(path)
+        groups[path.rpartition("/")[0]].append(path)
     alone = [group[0] for group in groups.values() if len(group) == 1]
     found: dict[str, str] = {}
     for group in (*(group for group in groups.values() if len(group) > 1), alone):

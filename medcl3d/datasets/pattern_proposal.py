@@ -7,16 +7,16 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.datasets.label_pairs import pair_label_maps
 from medcl3d.datasets.name_words import MODALITY_WORDS, plain
 from medcl3d.datasets.path_pattern import PathPattern
-from medcl3d.datasets.path_roles import PathRoles, guess_roles, named_as_label_maps
+from medcl3d.datasets.path_roles import PathRoles, guess_roles, named_as_label_maps, parts_of
 from medcl3d.io.walk import volumes_under
 
 MAX_CANDIDATES = 40
+MAX_COMPARED = 200  # images that all candidates are tried on; the best is then tried on all
 SHOWN = 3
 
 
@@ -57,15 +57,20 @@ def _best(paths: Sequence[str]) -> _Proposal | None:
     are_labels, roles = named_as_label_maps(paths), guess_roles(paths)
     images = [path for path in paths if path not in are_labels]
     labels = sorted(are_labels)
-    pairs = pair_label_maps(images, labels, roles, {})
-    found = []
-    for pattern in _candidates(images, roles):
-        paired = [pairs.label_of[image] for image in images if image in pairs.label_of]
-        for label in (*_candidates(paired, roles), ""):
-            proposal = _matched(pattern, label, images, labels, roles)
-            if proposal is not None and 2 * len(proposal.rows) >= len(images):
+    some, of_some, found = _every(images), _every(labels), []
+    for pattern in _candidates(some, roles):
+        for label in (*_candidates(of_some, roles), ""):
+            proposal = _matched(pattern, label, some, of_some, roles)
+            if proposal is not None and 2 * len(proposal.rows) >= len(some):
                 found.append(proposal)
-    return max(found, key=lambda one: (len(one.rows), one.num_labels, len(one.pattern)), default=None)
+    found.sort(key=lambda one: (len(one.rows), one.num_labels, len(one.pattern)), reverse=True)
+    of_all = (_matched(one.pattern, one.label, images, labels, roles) for one in found)
+    return next((one for one in of_all if one is not None and 2 * len(one.rows) >= len(images)), None)
+
+
+def _every(paths: Sequence[str]) -> list[str]:
+    """Up to `MAX_COMPARED` of the paths, from all parts of the list."""
+    return list(paths[:: -(-len(paths) // MAX_COMPARED) or 1])
 
 
 def _matched(
@@ -99,8 +104,8 @@ def _matched(
 def _candidates(paths: Sequence[str], roles: Mapping[str, PathRoles]) -> list[str]:
     """Patterns made of single paths, the most frequent first."""
     shared = [
-        {PurePosixPath(path).parts[at] for path in paths if len(PurePosixPath(path).parts) > at + 1}
-        for at in range(max((len(PurePosixPath(path).parts) for path in paths), default=0))
+        {parts_of(path)[at] for path in paths if len(parts_of(path)) > at + 1}
+        for at in range(max((len(parts_of(path)) for path in paths), default=0))
     ]
     constant = [next(iter(names)) if len(names) == 1 else "" for names in shared]
     counts = Counter(text for path in paths for text in _of_path(path, roles[path], constant))
@@ -109,7 +114,7 @@ def _candidates(paths: Sequence[str], roles: Mapping[str, PathRoles]) -> list[st
 
 def _of_path(path: str, roles: PathRoles, constant: Sequence[str]) -> Iterator[str]:
     """Patterns that match one path, from specific to general."""
-    *folders, name = PurePosixPath(path).parts
+    *folders, name = parts_of(path)
     made = []
     for at, folder in enumerate(folders):
         if folder == roles.patient and at == roles.depth:

@@ -64,10 +64,7 @@ def folder(
                 raise DataError(root / path, problem, "use more names in braces in label")
             labels[key] = path
         elif of_image is not None:
-            if names_label_maps(of_image.get("patient", "")):
-                problem = f"patient = {of_image['patient']!r}: the name means label maps, not a patient"
-                remedy = "name these files with label=, or write a pattern that leaves them out"
-                raise DataError(root / path, problem, remedy)
+            _refuse_label_maps(root / path, of_image.get("patient", ""))
             rows.append({**of_image, "path": path})
 
     def why(path: str) -> str:
@@ -84,3 +81,11 @@ def folder(
     names = read_label_names(root / "labels.json")
     manifest = Manifest.of(pd.DataFrame(rows), root, names, outside=allow_outside)
     return manifest.with_skipped(files, unreadable, why)
+
+
+def _refuse_label_maps(path: Path, patient: str) -> None:
+    """DataError if the name of a patient means label maps, as of a folder `Masken`."""
+    if names_label_maps(patient):
+        problem = f"patient = {patient!r}: the name means label maps, not a patient"
+        remedy = "name these files with label=, or write a pattern that leaves them out"
+        raise DataError(path, problem, remedy)

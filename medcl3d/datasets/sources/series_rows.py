@@ -82,11 +82,7 @@ def read_series_rows(
         if series is None:
             faults[scan] = read[folder].faults[one["scan"]]
         else:
-            uid = series.slices[0].header.text("FrameOfReferenceUID")
-            table.loc[row, "modality"] = cells["modality"] or one["modality"]
-            table.loc[row, "frame"] = cells["frame"] or (
-                f"{cells.get('patient') or scan}/{uid}" if uid else ""
-            )
+            table.loc[row, ["modality", "frame"]] = _from_headers(cells, one["modality"], series)
             if raw is None:
                 unwritten[scan] = series
             else:
@@ -100,6 +96,13 @@ def read_series_rows(
     notes = [naming(f"{len(rows)} rows are DICOM series", table["scan"][rows].tolist())]
     notes += summarise_warnings(warnings.items(), len(read), "folders of DICOM series")
     return SeriesRows(table, faults, unwritten, frozenset(written), tuple(notes))
+
+
+def _from_headers(cells: Mapping[str, str], modality: str, series: Series) -> list[str]:
+    """Modality and frame of a row, from the headers if its cells are empty."""
+    uid = series.slices[0].header.text("FrameOfReferenceUID")
+    frame = f"{cells.get('patient') or cells['scan']}/{uid}" if uid else ""
+    return [cells["modality"] or modality, cells["frame"] or frame]
 
 
 def _is_folder(root: Path, text: str) -> bool:
