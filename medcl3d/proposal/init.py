@@ -8,7 +8,6 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from medcl3d.core.errors import MachineError
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.proposal.configs import Plan, configurations
@@ -64,8 +63,6 @@ def init(
 def _write(folder: Path, files: Mapping[str, str], force: bool, say: Callable[[str], None]) -> None:
     """Write files; those that exist with another content are kept unless `force`."""
     require_writable(folder, "--out")
-    if folder.exists() and not folder.is_dir():
-        raise MachineError(f"--out = {folder}", "is a file", "choose another name for a folder")
     folder.mkdir(parents=True, exist_ok=True)
     written, same, kept = [], [], []
     for name, text in files.items():
