@@ -14,7 +14,7 @@ from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.proposal.measure import Measure, choose_strategies
 from medcl3d.proposal.sizes import Machine, Sizes
 
-REPLICATES = 10
+REPLICATES = 2  # first: docs/comparing.md, "The plan"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def _compare(plan: Plan, measure: Measure) -> str:
     return _text(
         f"Comparison of pairs. Metric: {measure.reason}.",
         "Controls are added (docs/comparing.md). --check reports the runs, and the time once some finished.",
-        "Fewer than six replicates are not tested; run two first (replicates=2) to estimate the time.",
+        "Two replicates estimate time and variance. Then set replicates: 10, and only missing runs start;",
+        "fewer than six are not tested.",
         content={
             "out_dir": str(plan.folder / "runs/compare"),
             "pretrainings": pretrainings,
