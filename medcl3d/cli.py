@@ -153,6 +153,21 @@ def download(
     (dry_run if check else run)(find_set(name), out, say=print)
 
 
+@command
+def init(
+    target: Annotated[Path, _argument("PATH", "A folder of raw scans, or a table that lists them.")],
+    out: Annotated[
+        Path | None,
+        _option("--out", "DIR", "Folder for the files (default: a new one, named after PATH)."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Describe raw scans, propose a table and configurations for them, and list the next commands."""
+    from medcl3d.proposal.init import init as run
+
+    run(target, out, force=force)
+
+
 @command_with_pairs
 def prepare(
     source: Annotated[str, _argument("SOURCE", "Type of the source; `medcl3d list sources` lists them.")],

@@ -24,6 +24,7 @@ from medcl3d.core.errors import ConfigError, DataError, MachineError, Stopped, U
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "download",
+    "init",
     "prepare",
     "check",
     "pretrain",

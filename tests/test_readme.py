@@ -52,18 +52,18 @@ def small(command: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", "medcl3d", *words[1:], *SMALL.get(words[1], "").split()]
 
 
-def test_own_scans_in_five_lines(tmp_path: Path) -> None:
+def test_own_scans_line_by_line(tmp_path: Path) -> None:
     """A table with only paths and labels is enough, as in the README."""
     manifest = simulated(
-        tmp_path / "raw", num_patients=6, max_visits=1, num_modalities=1, shape=(32, 32, 32), seed=0
+        tmp_path / "my_scans", num_patients=6, max_visits=1, num_modalities=1, shape=(32, 32, 32), seed=0
     )
     with (tmp_path / "my_scans.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label"])
         for row in manifest.table.to_dict("records"):
-            writer.writerow([f"raw/{row['path']}", f"raw/{row['label']}"])
-    lines = [line for line in commands() if line.startswith("medcl3d ")][:3]
-    assert [line.split()[1] for line in lines] == ["prepare", "pretrain", "finetune"]
+            writer.writerow([f"my_scans/{row['path']}", f"my_scans/{row['label']}"])
+    lines = [line for line in commands() if line.startswith("medcl3d ")][:4]
+    assert [line.split()[1] for line in lines] == ["init", "prepare", "pretrain", "finetune"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for line in lines:
         done = subprocess.run(

@@ -16,6 +16,7 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.notes import naming
 from medcl3d.datasets.columns import MISSING, PlaceOf, changed, distinct, matching
 from medcl3d.datasets.missing_ids import NOT_KNOWN, bare, visible
+from medcl3d.datasets.name_words import names_label_maps
 
 MOST_NAMES = 50  # distinct names of a column that are compared; more are free text
 
@@ -102,7 +103,9 @@ def doubtful_ids(table: pd.DataFrame, place_of: PlaceOf) -> list[str]:
         rounded = long if len(long) > 2 and all(int(text[15:]) == 0 for text in long) else []
         dates = matching(values, f"{_DATE}|{_WHOLE_DATE}" if name == "patient" else _DATE)
         shared = [cell for cell in matching(values, _PLACEHOLDER) if (cells == cell).sum() > 1]
+        labels = [cell for cell in values if names_label_maps(cell)] if name == "patient" else []
         for found, what in (
+            (labels, "mean label maps, not patients; name these files in the column label"),
             (dates, "look like dates; a spreadsheet converts ids such as 1-2 or MAR1"),
             (rounded, f"{_ROUNDED}; different ids may now be equal"),
             (shared, "look like placeholders and have several scans"),

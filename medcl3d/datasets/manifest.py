@@ -49,6 +49,7 @@ class Manifest:
     notes        notes for the user; names of files and people only in the form of `notes.naming`
     faults       scan -> why its source could not convert it to a file
     unwritten    scan -> the DICOM series of its file, if the source was called without an output folder
+    written      paths of files that the source itself wrote, which may be outside the root
     """
 
     table: pd.DataFrame
@@ -58,6 +59,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     faults: Mapping[str, str] = field(default_factory=dict)
     unwritten: Mapping[str, Series] = field(default_factory=dict)
+    written: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -133,7 +135,7 @@ class Manifest:
 
         Files that are unreachable for other reasons are reported when they are read.
         """
-        if self.outside:
+        if self.outside or text in self.written:
             return self.root / text
         path = Path(_below(self.root, self._target, text))
         full = self.root / path
@@ -187,7 +189,7 @@ class Manifest:
 
     def missing(self) -> list[str]:
         """Paths of images, labels and affines that do not exist."""
-        paths = self._paths(self.table[~self.table["scan"].isin(list(self.faults))])
+        paths = self._paths(self.table[~self.table["scan"].isin([*self.faults, *self.unwritten])])
         return [path for path in paths if _is_absent(self.locate(path))]
 
     def links(self, paths: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ import numpy as np
 
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.notes import without_names
+from medcl3d.datasets.dicom.series import Series
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.disk_space import format_size, free_bytes, require_writable
@@ -53,7 +55,7 @@ def dry_run(
     changed = [f"{name}={value}" for name, value in asdict(options).items() if value != defaults[name]]
     say(f"options: {', '.join(changed) or 'defaults'}")
     missing = [] if tasks is None else manifest.missing()
-    faults, num_bytes = dict(manifest.faults), 0
+    faults, num_bytes = dict(manifest.faults), sum(map(_series_bytes, manifest.unwritten.values()))
     for task, size, fault in _headers([task for task in tasks or () if task.scan not in faults], options):
         num_bytes += size
         if fault:
@@ -116,6 +118,11 @@ def _stored_bytes(task: ScanTask, header: Header, options: PrepareOptions) -> in
         size = np.ceil(size * own_mm / np.array(task.spacing_mm))
     channels = num_channels(task.image, header.shape, options.channels, task.volume)
     return int(size.prod()) * BYTES_PER_VOXEL * (channels + (task.label is not None))
+
+
+def _series_bytes(series: Series) -> int:
+    """Bytes of a DICOM series as a NIfTI file without compression and in a store."""
+    return 2 * BYTES_PER_VOXEL * len(series.slices) * math.prod(series.slices[0].shape)
 
 
 def _bytes_under(root: Path | None) -> int:

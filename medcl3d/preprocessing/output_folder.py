@@ -101,10 +101,13 @@ def remove_departed(store: Path, scans: Iterable[str], container: Container) -> 
 
 
 def remove_unlisted(manifest: Manifest) -> None:
-    """Remove files and links in `raw` of scans that are no longer in the source."""
+    """Remove files and links in `raw` of scans that left the source; targets of links are kept."""
     listed = {text for column in PATH_COLUMNS if column in manifest.table for text in manifest.table[column]}
+    targets = {(manifest.root / text).resolve() for text in listed if text}
     for path in list(manifest.root.rglob("*")):
-        if path.name.endswith(VOLUMES) and path.relative_to(manifest.root).as_posix() not in listed:
+        if not path.name.endswith(VOLUMES) or (not path.is_symlink() and path.resolve() in targets):
+            continue
+        if path.relative_to(manifest.root).as_posix() not in listed:
             path.unlink()
             stem = path.name.removesuffix(".gz").removesuffix(".nii")
             path.with_name(f"{stem}.json").unlink(missing_ok=True)

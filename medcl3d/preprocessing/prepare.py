@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,21 @@ def plan_preparation(
 ) -> tuple[Manifest, list[ScanTask] | None]:
     """The manifest and the tasks of a preparation; writes nothing.
 
-    Tasks are None if their files do not exist yet.
+    Tasks are None if no file exists yet, and leave out the DICOM series of a table.
     """
     choice = _choice(source, root, fields)
     num_folders = len(_folders(source, root, Path()))
-    writes_scans = source == "simulated" or num_folders > 1
+    # A source that may also read files has an optional folder for those that it writes.
+    raw = [*signature(SOURCES.get(source)).parameters.values()][num_folders - 1]
+    writes_scans = source == "simulated" or (num_folders > 1 and raw.default is raw.empty)
     folders = (None if source == "simulated" else root, None)[:num_folders]
     try:
         manifest: Manifest = SOURCES.build(choice, *folders)
         if writes_scans:
             return manifest, None
         manifest = split_volumes(manifest) if options.channels == "split" else manifest
-        return manifest, _tasks(manifest, options)
+        exists = ~manifest.table["scan"].isin(list(manifest.unwritten))
+        return manifest, _tasks(replace(manifest, table=manifest.table[exists]), options)
     except OSError as error:
         raise DataError(error.filename or root, f"cannot be read: {error.strerror or error}") from None
 
@@ -181,7 +185,8 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     has_volumes = options.channels == "split" and VOLUME in table
     volumes = map(int, table[VOLUME]) if has_volumes else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
-    if options.spacing_mm == "median" and options.assume_spacing_mm is None:  # assumed: the same for all
+    if options.spacing_mm == "median" and options.assume_spacing_mm is None and images:
+        # An assumed spacing is the same for all.
         spacing = _median_spacing(images)
     shared: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     return [

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medcl3d.core.errors import DataError
+from medcl3d.io.axes import axes_like, turned, turned_grid
 from medcl3d.io.nifti import read_nifti
 from medcl3d.io.nifti_header import Header, corner_distance, spacing_warnings
 
@@ -99,7 +100,7 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     """Read and validate the segmentation of an image.
 
     classes: the declared classes; empty if none are declared. The label takes the image's affine,
-    from which its own may differ by a tenth of a voxel.
+    from which its own may differ by a tenth of a voxel, after its axes are turned to those of the image.
 
     Raises DataError: same bytes as the image, different grid, non-integer values, undeclared classes.
     """
@@ -107,11 +108,16 @@ def read_label(path: Path, image: Volume, classes: Container[int] = ()) -> Volum
     if digest == image.sha256:
         problem = "the label is identical to its image, byte for byte"
         raise DataError(path, problem, "name the label map itself")
-    shape, expected = raw.shape, image.voxels.shape[1:]
+    shape, affine, expected = raw.shape, header.affine, image.voxels.shape[1:]
+    turn = axes_like(affine, image.affine)
+    if raw.ndim == 3 and not np.array_equal(turn, [[0, 1], [1, 1], [2, 1]]):
+        of_turned, affine_of_turned = turned_grid(shape, affine, turn)
+        if of_turned == expected:
+            raw, shape, affine = turned(raw, turn), of_turned, affine_of_turned
     if shape != expected:
         problem = f"a label of {_x(shape)} voxels cannot belong to an image of {_x(expected)}"
         raise DataError(path, problem, "pair it with its own image")
-    distance = corner_distance(header.affine, image.affine, expected)
+    distance = corner_distance(affine, image.affine, expected)
     if distance > 0.1 * image.spacing_mm.min():
         problem = f"the label is up to {distance:.3g} mm from its image, whose shape it has"
         remedy = "write it with its image's affine, or pair it with its own image"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,3 +160,53 @@ def test_links_written_by_prepare_are_not_read_as_scans(
             options=options,
         )
         assert (found.num_ok, found.num_unchanged) == (4, num_existing)
+
+
+@pytest.mark.parametrize(
+    ("paths", "proposed"),
+    [
+        (
+            ["P {n}/scan.nii.gz", "P {n}/Maske.nii.gz"],
+            "'pattern={patient}/scan.nii.gz' 'label={patient}/Maske.nii.gz' matches 3 scans and 3 label maps "
+            "of 6 NIfTI files: P 1/scan.nii.gz as patient 'P 1'; ",
+        ),
+        (
+            ["img/S_{n}_CT.nii.gz", "img/S_{n}_T1.nii.gz", "seg/S_{n}_CT.nii.gz"],
+            "'pattern=img/S_{patient}_{modality}.nii.gz' 'label=seg/S_{patient}_{modality}.nii.gz' matches "
+            "6 scans and 3 label maps of 9 NIfTI files: img/S_1_CT.nii.gz as patient '1', modality 'CT'; ",
+        ),
+        (["a.nii.gz"], "'pattern={patient}.nii.gz' matches 1 scans"),
+        (["readme.txt"], "write {patient} in place of the patient's id"),
+    ],
+)
+def test_without_a_pattern_the_error_proposes_one(tmp_path: Path, write_nifti, paths, proposed) -> None:
+    for path in paths:
+        for number in range(1, 4 if "{n}" in path else 2):
+            name = tmp_path / path.format(n=number)
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.touch()
+    with pytest.raises(ConfigError, match="pattern: is missing") as error:
+        folder(tmp_path)
+    assert error.value.remedy.startswith(proposed)
+    assert f"`medcl3d init {tmp_path}`" in error.value.remedy
+
+
+def test_a_proposed_pattern_reads_what_it_says(tmp_path: Path, write_nifti) -> None:
+    for patient in ("001", "b"):
+        for path in ("ses-1/T1.nii.gz", "ses-2/T1.nii.gz", "ses-2/T1_seg.nii.gz"):
+            write_nifti(f"{patient}/{path}", RAMP)
+    with pytest.raises(ConfigError) as error:
+        folder(tmp_path)
+    words = dict(word.split("=", 1) for word in re.findall(r"'((?:pattern|label)=.*?)'", error.value.remedy))
+    table = folder(tmp_path, **words).table
+    assert "matches 4 scans and 2 label maps of 6 NIfTI files" in error.value.remedy
+    assert table["patient"].tolist() == ["001", "001", "b", "b"]
+    assert table["session"].tolist() == ["ses-1", "ses-2"] * 2 and (table["label"] != "").sum() == 2
+
+
+def test_a_folder_of_label_maps_is_not_a_patient(tmp_path: Path, write_nifti) -> None:
+    for path in ("p1/a.nii.gz", "Masken/p1.nii.gz"):
+        write_nifti(path, RAMP)
+    with pytest.raises(DataError, match="patient = 'Masken': the name means label maps, not a patient"):
+        folder(tmp_path, pattern="{patient}/*.nii.gz")
+    assert len(folder(tmp_path, pattern="{patient}/a.nii.gz", label="Masken/{patient}.nii.gz")) == 1

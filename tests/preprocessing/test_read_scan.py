@@ -276,6 +276,22 @@ def test_a_label_must_belong_to_its_image(write_nifti) -> None:
     np.testing.assert_array_equal(label.affine, image.affine)
 
 
+def test_a_label_is_turned_to_the_axes_of_its_image(write_nifti) -> None:
+    """Converters of DICOM write the rows of a slice in other directions."""
+    image = read_image(write_nifti("image.nii.gz", RAMP, np.diag([-1.0, -2.0, 3.0, 1.0])))
+    good = (RAMP > 50).astype(np.uint8)
+    flipped = np.diag([-1.0, 2.0, 3.0, 1.0])
+    flipped[1, 3] = -2.0 * 4
+    label = read_label(write_nifti("flip.nii.gz", good[:, ::-1], flipped), image)
+    np.testing.assert_array_equal(label.voxels[0], good)
+    swapped = np.array([[0, -1.0, 0, 0], [-2.0, 0, 0, 0], [0, 0, 3.0, 0], [0, 0, 0, 1]])
+    label = read_label(write_nifti("swap.nii.gz", good.transpose(1, 0, 2), swapped), image)
+    np.testing.assert_array_equal(label.voxels[0], good)
+    flipped[1, 3] = 0
+    with pytest.raises(DataError, match="8 mm from its image"):
+        read_label(write_nifti("else.nii.gz", good[:, ::-1], flipped), image)
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,11 @@ import pandas as pd
 from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.columns import normalise_columns
+from medcl3d.datasets.dicom.series import PetUnits
+from medcl3d.datasets.dicom.tilt import Tilt
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.datasets.sources import SOURCES
+from medcl3d.datasets.sources.series_rows import read_series_rows
 from medcl3d.io.json_file import read_json, read_label_names
 from medcl3d.io.table_file import read_rows
 
@@ -21,7 +25,15 @@ ROWS = 'a list of objects is needed, one per scan, as [{"path": "a.nii.gz", "pat
 
 
 @SOURCES.register("csv")
-def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False) -> Manifest:
+def csv(
+    root: Path,
+    raw: Path | None = None,
+    *,
+    manifest: str | None = None,
+    allow_outside: bool = False,
+    pet: PetUnits = "suv",
+    tilt: Tilt = "error",
+) -> Manifest:
     """Read a table whose paths are relative to its folder: CSV, TSV, or JSON as a list of objects.
 
     The column path is required. The columns scan (default: from the path) and patient (default: each scan is
@@ -33,8 +45,14 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     ``{"1": "name"}``, declares the classes of the segmentations; 0 is background. Scans in the folders of the
     listed files that are not listed themselves are counted.
 
-    root      the table itself, or its folder
-    manifest  its name in that folder (default: manifest.csv, .tsv or .json)
+    A path may also be a folder with a DICOM series (needs the extra `dicom`); the columns series
+    (SeriesInstanceUID) and part choose one of several. Its modality and frame are read from the headers if
+    the cells are empty.
+
+    root       the table itself, or its folder
+    raw        folder for one NIfTI file per DICOM series (`prepare` chooses it); None: nothing is written
+    manifest   its name in that folder (default: manifest.csv, .tsv or .json)
+    pet, tilt  for DICOM series, as in the source dicom
 
     Raises DataError, with the line, for an unreadable or ambiguous table.
     """
@@ -43,14 +61,20 @@ def csv(root: Path, *, manifest: str | None = None, allow_outside: bool = False)
     table, places = _objects(path) if is_json else _lines(path)
     table, notes = normalise_columns(table, str(path) if is_json else f"{path}:1")
     names = read_label_names(path.parent / "labels.json")
-    made = Manifest.of(table, path.parent, names, outside=allow_outside, places=places, notes=notes)
+    series = read_series_rows(
+        table, path.parent, raw, pet=pet, tilt=tilt, outside=allow_outside, places=places
+    )
+    notes = [*notes, *series.notes]
+    made = Manifest.of(series.table, path.parent, names, outside=allow_outside, places=places, notes=notes)
+    made = replace(made, faults=series.faults, unwritten=series.unwritten, written=series.written)
     why = f"NIfTI files beside the listed ones are not in {path.name} and are skipped"
     return made.with_skipped(_siblings(made), why=lambda _: why)
 
 
 def _siblings(manifest: Manifest) -> list[Path]:
     """The files in the folders of the listed files. Other folders are not read."""
-    cells = [text for name in PATH_COLUMNS if name in manifest.table for text in manifest.table[name]]
+    table = manifest.table[~manifest.table["scan"].isin([*manifest.unwritten, *manifest.faults])]
+    cells = [text for name in PATH_COLUMNS if name in table for text in table[name]]
     folders = sorted({Path(text).parent for text in cells if text and not Path(text).is_absolute()})
     found: list[Path] = []
     for folder in folders:

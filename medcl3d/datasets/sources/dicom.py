@@ -110,7 +110,7 @@ def dicom(
     paths = dict(zip(made.table["scan"], made.table["path"], strict=True))
     for scan, volume in track(scans.items(), "reading series") if raw is not None else ():
         try:
-            notes += [f"{scan}: {warning}" for warning in _write(made.root / paths[scan], volume)]
+            notes += [f"{scan}: {warning}" for warning in write_if_changed(made.root / paths[scan], volume)]
         except DataError as error:
             faults[scan] = str(error)
     summary = summarise_warnings(differing, len(differing), "series")
@@ -246,7 +246,7 @@ def _days(date: str, dates: Sequence[str]) -> str:
         return ""
 
 
-def _write(path: Path, series: Series) -> list[str]:
+def write_if_changed(path: Path, series: Series) -> list[str]:
     """Write a series unless a file of the same slices exists; returns its warnings. DataError."""
     state = {"schema": SCHEMA, "pet": series.pet, "tilt": series.tilt, "slices": series.state()}
     beside = path.with_name(path.name.removesuffix(".nii.gz") + ".json")

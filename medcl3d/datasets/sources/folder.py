@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.datasets.columns import patient_column_remedy, similar_columns
 from medcl3d.datasets.manifest import Manifest
+from medcl3d.datasets.name_words import names_label_maps
+from medcl3d.datasets.path_pattern import PathPattern
+from medcl3d.datasets.pattern_proposal import propose_pattern
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.json_file import read_label_names
 from medcl3d.io.walk import files_under, skipped_notes
 
 
 @SOURCES.register("folder")
-def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside: bool = False) -> Manifest:
+def folder(
+    root: Path, *, pattern: str | None = None, label: str | None = None, allow_outside: bool = False
+) -> Manifest:
     """Read scans identified by their paths, as ``{patient}/{session}_{modality}.nii.gz``.
 
-    pattern  of an image's path below the root; a name in braces matches a piece of one folder or file name
-             and becomes a column (patient, session, modality, frame, class, ...), ``*`` matches any piece,
-             ``**/`` any folders
+    pattern  required: of an image's path below the root; a name in braces matches a piece of one folder or
+             file name and becomes a column (patient, session, modality, frame, class, ...), ``*`` matches any
+             piece, ``**/`` any folders. Without it, the error proposes one
     label    of a label map's path; its names in braces are a subset of those of `pattern` and select its
              images
 
@@ -31,11 +33,13 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     pattern are counted, as are files that look like scans of another format. A `labels.json` in the root,
     ``{"1": "name"}``, declares the classes; 0 is background.
 
-    Raises ConfigError for an invalid pattern; DataError if no file matches, or if one path matches in two
-    ways.
+    Raises ConfigError for an invalid pattern, or without one; DataError if no file matches, if one path
+    matches in two ways, or if a patient would be a folder of label maps.
     """
-    images = _Pattern("pattern", pattern)
-    maps = _Pattern("label", label) if label else None
+    if pattern is None:
+        raise ConfigError("pattern", None, "is missing", propose_pattern(root))
+    images = PathPattern("pattern", pattern)
+    maps = PathPattern("label", label) if label else None
     unknown = sorted(set(maps.names) - set(images.names)) if maps else []
     if unknown:
         raise ConfigError("label", label, f"{{{unknown[0]}}} is not in pattern = {pattern!r}", "add it there")
@@ -60,6 +64,7 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
                 raise DataError(root / path, problem, "use more names in braces in label")
             labels[key] = path
         elif of_image is not None:
+            _refuse_label_maps(root / path, of_image.get("patient", ""))
             rows.append({**of_image, "path": path})
 
     def why(path: str) -> str:
@@ -78,46 +83,9 @@ def folder(root: Path, *, pattern: str, label: str | None = None, allow_outside:
     return manifest.with_skipped(files, unreadable, why)
 
 
-class _Pattern:
-    """A path with names in braces, as a lazy and a greedy regular expression."""
-
-    def __init__(self, field: str, text: str):
-        self.field, self.text = field, text
-        if text.startswith("/") or ".." in text.split("/"):
-            raise ConfigError(field, text, "leaves the root", "write a path below it")
-        parts = re.split(r"(\{[A-Za-z_]\w*\}|\*\*/|\*)", text)
-        if any(c in part for part in parts[::2] for c in "{}"):
-            raise ConfigError(field, text, "a name in braces has letters, digits and _, as {patient}")
-        self.names = list(dict.fromkeys(part[1:-1] for part in parts[1::2] if part.startswith("{")))
-        wrong = [name for name in self.names if name in PATH_COLUMNS]
-        if wrong:
-            raise ConfigError(field, text, f"{{{wrong[0]}}} is a column of paths", "choose another name")
-        if not self.names and field == "pattern":
-            remedy = "write {patient} in place of the patient's id"
-            raise ConfigError(field, text, "has no name in braces", remedy)
-        self._lazy, self._greedy = (re.compile(_expression(parts, more)) for more in ("?", ""))
-
-    def read(self, root: Path, path: str) -> dict[str, str] | None:
-        """Name -> its text in a path, None if it does not match. DataError if it matches in two ways."""
-        lazy, greedy = self._lazy.fullmatch(path), self._greedy.fullmatch(path)
-        if lazy is None or greedy is None:
-            return None
-        if lazy.groupdict() != greedy.groupdict():
-            ways = f"{lazy.groupdict()} and {greedy.groupdict()}"
-            problem = f"matches {self.field} = {self.text!r} in two ways, {ways}"
-            raise DataError(root / path, problem, "make the pattern more specific")
-        return {name: lazy[name] for name in self.names}
-
-
-def _expression(parts: Sequence[str], more: str) -> str:
-    seen: set[str] = set()
-    made = ""
-    for place, part in enumerate(parts):
-        if place % 2 == 0:
-            made += re.escape(part)
-        elif part.startswith("{"):
-            made += f"(?P={part[1:-1]})" if part in seen else f"(?P<{part[1:-1]}>[^/]+{more})"
-            seen.add(part)
-        else:
-            made += f"(?:[^/]+/)*{more}" if part == "**/" else f"[^/]*{more}"
-    return made
+def _refuse_label_maps(path: Path, patient: str) -> None:
+    """DataError if the name of a patient means label maps, as of a folder `Masken`."""
+    if names_label_maps(patient):
+        problem = f"patient = {patient!r}: the name means label maps, not a patient"
+        remedy = "name these files with label=, or write a pattern that leaves them out"
+        raise DataError(path, problem, remedy)

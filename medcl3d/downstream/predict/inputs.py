@@ -63,7 +63,7 @@ def scans_of(
         say(note)
     volumes = [(path.as_posix(), target / path) for path in paths if is_volume(path.name)]
     rest = [path for path in paths if not is_volume(path.name)]
-    others = [path.as_posix() for path in rest if not _is_dicom(target / path)]
+    others = [path.as_posix() for path in rest if not is_dicom(target / path)]
     if others:
         say(f"{len(others)} files are neither NIfTI nor DICOM and were skipped: {', '.join(others[:10])}")
     with tempfile.TemporaryDirectory(prefix="medcl3d-") as raw:
@@ -94,7 +94,7 @@ def _series(
     return [(path, manifest.locate(path)) for path in rows["path"]], list(manifest.faults.values())
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by the prefix after the preamble, or without one by extension or first tag."""
     if not path.is_file():  # reading a pipe would block
         return False

@@ -1,0 +1,1 @@
+"""From raw scans to a table, configurations and commands: `medcl3d init`."""
