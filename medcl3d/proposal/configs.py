@@ -163,8 +163,7 @@ def _views(plan: Plan) -> dict[str, Any]:
 
 
 def _encoder(plan: Plan) -> dict[str, Any]:
-    strides = [list(one) if isinstance(one, tuple) else one for one in plan.sizes.strides]
-    return {"unet3d": {"channels": list(plan.sizes.channels), "strides": strides}}
+    return {"unet3d": {"channels": list(plan.sizes.channels), "strides": plan.sizes.strides}}
 
 
 def _device(machine: Machine) -> str:

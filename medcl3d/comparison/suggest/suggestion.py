@@ -17,13 +17,13 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple
 from medcl3d.pairs import all_parts, traits_of
 from medcl3d.pairs.traits import region_traits_of
-from medcl3d.pretraining.patch_size import strides_for, suggested_patch_size
+from medcl3d.pretraining.patch_size import patch_and_strides
 from medcl3d.pretraining.usable_pairs import PairsOnStore, usable_pairs
 from medcl3d.store.splits import read_split
 from medcl3d.store.store import Store
 
-LONGEST = {"mine": 64, "mine_small": 32}
-"""Size, a suffix of packaged configurations -> longest edge of a patch in voxels."""
+EDGES = {"mine": 64, "mine_small": 32}
+"""Size, a suffix of packaged configurations -> edge of a cubic patch in voxels."""
 CHANNELS = {"mine": [16, 32, 64, 128], "mine_small": [8, 32, 64, 128]}
 VIEWS: dict[str, Any] = {"ct": "ct", "none": "shape"}
 """Kind of intensities of a store -> view recipe; `mri` for any other. All without flips."""
@@ -62,13 +62,12 @@ def suggestion_for(root: Path, size: str | None = None) -> Suggestion:
 
     size: `mine` or `mine_small` (default: by whether there is a GPU)
     """
-    if size is not None and size not in LONGEST:
-        raise ConfigError(problem="not a size", remedy=f"use {' or '.join(LONGEST)}", place=f"--size {size}")
+    if size is not None and size not in EDGES:
+        raise ConfigError(problem="not a size", remedy=f"use {' or '.join(EDGES)}", place=f"--size {size}")
     store = Store.open(root)
     size = size or ("mine" if torch.cuda.is_available() else "mine_small")
-    patch = suggested_patch_size(store.collection.shapes, store.collection.spacings, LONGEST[size])
+    patch, strides = patch_and_strides(store.collection.shapes, store.collection.spacings, EDGES[size])
     data: dict[str, Any] = {"data.root": str(root), "data.patch_size": list(patch)}
-    strides = strides_for(patch)
     if strides != [1, 2, 2, 2]:
         data["encoder"] = {"unet3d": {"channels": CHANNELS[size], "strides": strides}}
     recipe = VIEWS.get(store.intensity()["kind"])
