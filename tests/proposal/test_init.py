@@ -167,6 +167,7 @@ def test_other_paths_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_from_a_folder_to_the_report_of_a_comparison(scans: Path) -> None:
     done = medcl3d("init", scans, "--out", "plan")
     commands = [shlex.split(line)[1:] for line in done.stdout.splitlines() if line.startswith("  medcl3d ")]
@@ -174,7 +175,7 @@ def test_from_a_folder_to_the_report_of_a_comparison(scans: Path) -> None:
         "prepare": ["workers=1"],
         "pretrain": ["train.steps=2", "train.warmup_steps=1", "train.samples_per_step=2"],
         "finetune": ["train.steps=2", "train.warmup_steps=1", "train.samples_per_step=2"],
-        "evaluate": [],
+        "evaluate": ["voxel_probe.queries=200", "voxel_probe.candidates=200", "voxel_probe.controls=false"],
         "compare": [
             "replicates=1",
             "controls=[scratch]",
