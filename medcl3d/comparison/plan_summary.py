@@ -13,10 +13,11 @@ from medcl3d.comparison.analysis.results import complete_replicates, gather, gat
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, Run
 from medcl3d.comparison.run.execute import kept_and_waiting
-from medcl3d.comparison.run.timing import duration, seconds_to_go
+from medcl3d.comparison.run.timing import seconds_to_go
 from medcl3d.evaluation.statistics.crossed import Components, expected
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.evaluation.statistics.power import smallest_difference, upper_limit_of_replicates
+from medcl3d.io.progress import duration
 
 
 def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:
@@ -42,8 +43,9 @@ def _time(command: str, runs: Sequence[Run], done: Sequence[Run], jobs: int) -> 
         return ""
     seconds = seconds_to_go(command, runs, done)
     if seconds is None:
-        return "; time estimate after the first steps"
-    return f"; about {duration(seconds / min(jobs, left))}"
+        return "; time unknown, estimated after the first steps"
+    source = "finished runs" if any(run.command == command for run in done) else "logged steps"
+    return f"; about {duration(seconds / min(jobs, left))}, estimated from {source}"
 
 
 def _smallest(runs: Sequence[Run], config: CompareConfig) -> list[str]:

@@ -17,9 +17,10 @@ from rich.table import Table
 from medcl3d.comparison.run.execute import last_line
 from medcl3d.comparison.run.launch import LOG
 from medcl3d.comparison.run.lock import LOCK, is_locked, is_taken
-from medcl3d.comparison.run.timing import duration, metric_rows
+from medcl3d.comparison.run.timing import metric_rows
 from medcl3d.core.errors import DataError
 from medcl3d.io.json_file import read_record
+from medcl3d.io.progress import duration
 
 STATES = ("running", "failed", "killed", "stopped", "not started", "damaged", "done")
 MOST_DONE = 10

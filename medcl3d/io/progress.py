@@ -49,3 +49,10 @@ def titled_bar(title: str, total: int) -> Iterator[Callable[[str], None]]:
     with progress_bar() as progress:
         task = progress.add_task(title, total=total)
         yield lambda text: progress.update(task, advance=1, description=text)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min`` or ``3.5 hours``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -28,11 +28,11 @@ def patch_and_strides(
     spacings  ``Float[n, 3]`` mm per voxel
     edge      the patch has about ``edge ** 3`` voxels, a choice of memory and time
 
-    The patch is a cube in mm if the scans allow it: thick slices have fewer voxels. It fits into three
-    quarters of the scans; what a short axis lacks is added along the others. Short axes and long voxels are
-    halved less often.
+    The patch is a cube in mm if the scans allow it: thick slices have fewer voxels. It is at most as long as
+    the median scan along every axis, so that smaller scans are padded; what a short axis lacks is added along
+    the others. Short axes and long voxels are halved less often.
     """
-    limit = np.quantile(np.asarray(shapes, dtype=float), 0.25, axis=0)
+    limit = np.median(np.asarray(shapes, dtype=float), axis=0)
     spacing_mm = np.median(np.asarray(spacings, dtype=float), axis=0)
     size = _extent(limit, spacing_mm, edge**3)
     if np.prod(size / limit) > MOST_OF_A_SCAN:

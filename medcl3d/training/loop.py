@@ -36,6 +36,7 @@ from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
+from medcl3d.training.time_estimate import TimeEstimate
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -298,9 +299,8 @@ def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
         requested = True
 
     def agreed() -> bool:
-        if world_size() == 1:
-            return requested
-        return bool(all_sum(torch.tensor(float(requested), device=device)) > 0)
+        mine = torch.tensor(float(requested), device=device)
+        return requested if world_size() == 1 else bool(all_sum(mine) > 0)
 
     with handled(STOP_SIGNALS, request):
         yield agreed
@@ -308,12 +308,14 @@ def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(title: str, done: int, total: int) -> Iterator[Callable[[int, Loss], None]]:
-    """A progress bar on rank 0, or about ten lines of text if stderr is not a terminal."""
+    """A progress bar on rank 0, or about ten lines of text if stderr is not a terminal; a time estimate."""
     bar = progress_bar(MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), shown=rank() == 0)
     task = bar.add_task(title, total=total, completed=done, loss=float("nan"))
-    stride = max(1, total // 10)
+    stride, estimate = max(1, total // 10), TimeEstimate(done, total)
 
     def advance(step: int, loss: Loss) -> None:
+        if rank() == 0 and (line := estimate.after(step)):
+            bar.console.print(f"{title}: {line}", highlight=False)
         if bar.console.is_terminal:
             bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
         elif rank() == 0 and (step % stride == 0 or step == total):

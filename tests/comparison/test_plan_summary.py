@@ -16,9 +16,10 @@ from medcl3d.comparison.plan_summary import plan_summary
 from medcl3d.comparison.run.execute import execute
 from medcl3d.comparison.run.launch import COST, record_cost
 from medcl3d.comparison.run.local import LocalLauncher
-from medcl3d.comparison.run.timing import duration, samples_per_s, seconds_to_go
+from medcl3d.comparison.run.timing import samples_per_s, seconds_to_go
 from medcl3d.config.loading import load
 from medcl3d.io.json_file import read_record
+from medcl3d.io.progress import duration
 from tests.comparison.test_execute import SMALL, go
 
 
@@ -36,13 +37,13 @@ def log(run, rates) -> None:
 def test_time_is_unknown_until_something_was_timed(comparison):
     config, runs = planned(comparison(), *SMALL)
     assert seconds_to_go("pretrain", runs, []) is None
-    assert "time estimate after the first steps" in plan_summary(runs, config)[0]
+    assert "time unknown, estimated after the first steps" in plan_summary(runs, config)[0]
     log(runs[0], [1.0, 4.0, 4.0, 6.0])
     assert samples_per_s(runs[0]) == 4.0  # the first row is warm-up, and the last is truncated
     assert runs[0].size == 20
     assert seconds_to_go("pretrain", runs, []) == pytest.approx(2 * 20 / 4)
     assert seconds_to_go("finetune", runs, []) is None
-    assert "; about 10 s" in plan_summary(runs, config)[0]
+    assert "; about 10 s, estimated from logged steps" in plan_summary(runs, config)[0]
 
 
 def test_finished_runs_give_better_estimates_than_steps(comparison):

@@ -36,10 +36,11 @@ from medcl3d.comparison.report.page import write_page
 from medcl3d.comparison.report.ranking_table import ranking_table
 from medcl3d.comparison.report.reproducibility import documents, provenance_entries
 from medcl3d.comparison.report.sentences import basis, endpoint, incomplete, measured_side, tests
-from medcl3d.comparison.run.timing import duration, metric_rows
+from medcl3d.comparison.run.timing import metric_rows
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 from medcl3d.io.json_file import read_record
+from medcl3d.io.progress import duration
 
 NUM_CASES = 3
 """Number of best and of worst cases that are shown."""

@@ -11,6 +11,7 @@ import numpy as np
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.launch import COST
 from medcl3d.io.json_file import read_record
+from medcl3d.io.progress import duration
 
 WRONG_BY, WRONG_FROM = 1.25, 60.0
 """Limits beyond which a new estimate is reported: as a ratio to the old one, and in seconds."""
@@ -102,10 +103,3 @@ class TimeEstimates:
                 then = whole
             self._reported[command] = num_done, then
         return found
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3.5 hours``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
