@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -516,6 +517,8 @@ def _program(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default from sys.argv) and end the process with its exit code."""
     escape_unencodable()
+    if os.environ.get("RANK", "0") != "0":
+        warnings.simplefilter("ignore")  # the first rank prints the same ones
     try:
         app(args=None if arguments is None else [*arguments], prog_name="medcl3d")
     except SystemExit as done:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from medcl3d.catalogue import names_of
-from medcl3d.cli import app
+from medcl3d.cli import app, main
 from medcl3d.config.key_value import as_pairs
 from medcl3d.config.kinds import CONFIGS, KINDS
 from medcl3d.core.errors import ConfigError, DataError, MachineError, Stopped, UserError
@@ -402,3 +403,13 @@ def test_a_tilde_that_the_shell_does_not_expand_is_the_home_folder(
     good(tmp_path)
     assert medcl3d("prepare", "csv", "~", "--out=~/store", "workers=1").exit_code == 0
     assert (tmp_path / "store" / "prepared.json").exists() and not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(("rank", "number"), [("0", 1), ("1", 0)])
+def test_only_the_first_rank_prints_warnings(monkeypatch: pytest.MonkeyPatch, rank: str, number: int) -> None:
+    monkeypatch.setattr("medcl3d.cli.app", lambda **_: warnings.warn("a notice", stacklevel=1))
+    monkeypatch.setenv("RANK", rank)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        main([])
+    assert len(found) == number
