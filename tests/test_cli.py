@@ -32,6 +32,7 @@ COMMANDS = (
     "features",
     "compare",
     "show_pairs",
+    "view",
     "benchmark",
     "list",
     "schema",
