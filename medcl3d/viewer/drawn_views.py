@@ -21,7 +21,12 @@ MOST_SAMPLES, MOST_POINTS = 12, 32
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample of a run: its views, whose scans are rows of the store, and its points ``[P, 3]`` in world mm."""
+    """One sample of a run.
+
+    number  within the run, from 0
+    scans   of its views, as rows of the store
+    points  ``Float64[P, 3]`` world mm
+    """
 
     number: int
     views: tuple[ViewSpec, ...]

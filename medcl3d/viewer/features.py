@@ -28,8 +28,9 @@ CONTRAST = (2, 98)  # percentiles of a component with no and with full colour
 class Described:
     """Features of one scan.
 
-    points, of_points  ``Int[N, 3]`` voxels among which neighbours are searched, and ``Float32[N, F]``
-    cells, of_cells    the same for coloured voxels: the body's voxels on every `ratio`-th voxel of the shown grid
+    ratio              voxels of the shown grid per coloured cell, along each axis
+    points, of_points  voxels ``Int[N, 3]`` among which neighbours are searched, and features ``Float32[N, F]``
+    cells, of_cells    the same for the coloured cells, which are in the body
     parts              numbers of features of each map
     """
 
@@ -124,7 +125,7 @@ def _colours(one: Described, scores: np.ndarray, low: np.ndarray, high: np.ndarr
 
 
 def _matches(queries: Tensor, candidates: Tensor) -> dict[str, Any]:
-    """For each point the index of the most similar point of another scan, and the cosine, -1 to 1 as 0 to 254."""
+    """For each point the most similar point of another scan, and the cosine: 0 to 254 for -1 to 1."""
     found, _ = nearest(queries, candidates)
     cosine = np.rint(127 * (1 + np.clip(found.cosine[:, 0], -1, 1)))
     return {"index": packed(found.index[:, 0].astype(np.uint16)), "cosine": packed(cosine.astype(np.uint8))}

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from medcl3d.core.geometry import Triple, triple
+from medcl3d.store.splits import Split
 from medcl3d.store.store import Store
 from medcl3d.viewer.chosen_scans import side_of
-from medcl3d.store.splits import Split
 
 MOST_VOXELS = 128  # per axis of a shown scan
 LEVELS = 255

@@ -212,7 +212,7 @@ def _page(
     names = {value: name for value, name in store.label_names.items() if value}
     data = {"scans": scans, "arms": arms, "names": names}
     return environment.get_template("page.html.j2").render(
-        title=f"{target.name or target.resolve().name}: scans in three planes",
+        title=f"{'/'.join(target.resolve().parts[-2:])}: scans in three planes",
         facts=_facts(shown, scans),
         data=data,
     )

@@ -171,7 +171,7 @@ function drawSamples(context, i, plane, level, at, dense) {
     context.setLineDash(cut ? [] : [4 * dense, 4 * dense]);
     context.strokeRect(x0, y1, x1 - x0, y0 - y1);
     Object.assign(context, { font: `${10 * dense}px system-ui, sans-serif`, textAlign: "left", textBaseline: "top" });
-    if (cut) context.fillText(view.name, x0 + 3 * dense, y1 + 2 * dense);
+    if (cut) context.fillText(view.name, x0 + 3 * dense, y1 + (2 + 11 * (view.name.charCodeAt(view.name.length - 1) % 2 ? 0 : 1)) * dense);
   }
   context.setLineDash([]);
   context.globalAlpha = 1;
@@ -193,7 +193,7 @@ function structure(title, value) {
 function read(i) {
   const scan = scans[i], hovered = state.hover && state.hover.scan === i, v = hovered ? state.hover.at : scan.at, n = indexOf(scan, v);
   const [x, y, z] = apply(scan.toWorld, v).map((value) => value.toFixed(1)), [low, high] = scan.range;
-  const parts = [`${hovered ? "pointer" : "crosshair"} at `, node("b", { textContent: `${x}, ${y}, ${z} mm` }), ` · value ${(low + (scan.voxels[n] / 255) * (high - low)).toFixed(2)}`];
+  const parts = [`${hovered ? "pointer" : "crosshair"} at `, node("b", { textContent: `${x}, ${y}, ${z} mm` }), ` · intensity ${(low + (scan.voxels[n] / 255) * (high - low)).toFixed(2)}`];
   if (scan.label) parts.push(" · ", structure("label", scan.label[n]));
   if (arm().predictions) parts.push(" · ", structure("prediction", arm().predictions[i][n]));
   if (scan.match && !hovered) parts.push(` · most similar: cosine ${scan.match.cosine.toFixed(2)}, ${scan.match.mm.toFixed(0)} mm from the same place`);
