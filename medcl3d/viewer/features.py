@@ -29,7 +29,7 @@ class Described:
     """Features of one scan.
 
     ratio              voxels of the shown grid per coloured cell, along each axis
-    points, of_points  voxels ``Int[N, 3]`` among which neighbours are searched, and features ``Float32[N, F]``
+    points, of_points  voxels ``Int[N, 3]`` among which neighbours are searched; features ``Float32[N, F]``
     cells, of_cells    the same for the coloured cells, which are in the body
     parts              numbers of features of each map
     """

@@ -34,8 +34,10 @@ function node(tag, properties = {}, ...children) {
 async function unpack(part) { // gzip and base64 of little-endian integers
   const text = atob(part.data), bytes = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
+  const stream = new DecompressionStream("gzip"), writer = stream.writable.getWriter();
+  writer.write(bytes);
+  writer.close();
+  const buffer = await new Response(stream.readable).arrayBuffer();
   return part.type === "u2" ? new Uint16Array(buffer) : new Uint8Array(buffer);
 }
 
