@@ -11,14 +11,18 @@ import jinja2
 import numpy as np
 import torch
 
+from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.downstream.dense.voxel_features import DenseEncoder, VoxelFeatures
 from medcl3d.downstream.finetune import FinetuneConfig
+from medcl3d.downstream.predict.predictor import WEIGHTS as MODEL
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.pretrained_encoder import load_encoder
+from medcl3d.downstream.transfer import WEIGHTS as ENCODER
+from medcl3d.downstream.transfer import read_sidecar
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.progress import track
@@ -128,12 +132,16 @@ def _layers(
         found["facts"].append(
             f"pretraining {arm.pretraining}: {config.pairs.name}, {config.objective.name}; three principal "
             f"components have {100 * found['variance']:.0f}% of the variance of its dense features"
+            f"{_changed(arm.pretraining / ENCODER, shown.store)}"
         )
     if arm.finetuning is not None:
         tuned = _config(arm.finetuning, FinetuneConfig, overrides)
         _same_store(arm.finetuning, tuned.data, shown)
         found |= _predictions(arm.finetuning, tuned, shown, device)
-        found["facts"].append(f"fine-tuning {arm.finetuning}: predictions of all shown scans")
+        dice = read_json(arm.finetuning / "results.json").get("metrics", {}).get("dice", {}).get("mean")
+        measured = "" if dice is None else f" (mean Dice {dice:.3f} on its {tuned.measured_on} patients)"
+        changed = _changed(arm.finetuning / MODEL, shown.store)
+        found["facts"].append(f"fine-tuning {arm.finetuning}: predictions{measured}{changed}")
     return found
 
 
@@ -192,6 +200,12 @@ def _same_store(run: Path, data: DataConfig, shown: Shown) -> None:
         raise ConfigError(problem=problem, remedy="view this run alone", place=run / "config.yaml")
 
 
+def _changed(weights: Path, store: Store) -> str:
+    """A note if the store is not the one that a run was trained on."""
+    trained_on = read_sidecar(weights).get("provenance", {}).get("data")
+    return "" if trained_on in (None, store.fingerprint()) else "; it was trained on another store"
+
+
 def _same_channels(run: Path, channels: int, store: Store) -> None:
     if channels != store.num_channels:
         problem = f"was trained on {channels} channels, but {store.root} has {store.num_channels}"
@@ -220,13 +234,16 @@ def _page(
 
 def _facts(shown: Shown, scans: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on what is shown and what is not."""
-    store = shown.store
-    sides = [scan["side"] for scan in scans]
+    store, table = shown.store, shown.store.collection.table
     words = {"train": "training", "test": "test", "validation": "validation", "": "no side of the split"}
-    counts = ", ".join(
-        f"{sides.count(side)} of {word} patients" for side, word in words.items() if side in sides
-    )
-    found = [f"{len(scans)} of the {len(store)} scans of {store.root}: {counts}."]
+    counts = []
+    for side, word in words.items():
+        of_side = [scan for scan in scans if scan["side"] == side]
+        if of_side:
+            patients = len({scan["patient"] for scan in of_side})
+            counts.append(f"{len(of_side)} of {patients} {word} {'patient' if patients == 1 else 'patients'}")
+    total = f"{len(store)} scans of {table['patient'].nunique()} patients in {store.root}"
+    found = [f"Shown: {len(scans)} scans ({', '.join(counts)}). There are {total}."]
     reduced = [scan["name"] for scan in scans if max(scan["step"]) > 1]
     if reduced:
         found.append(

@@ -18,17 +18,22 @@ import torch
 from typer.testing import CliRunner
 
 from medcl3d.cli import app
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from medcl3d.store.splits import Split
 from medcl3d.store.store import Store
 from medcl3d.viewer.chosen_scans import choose_scans
+from medcl3d.viewer.drawn_views import drawn_on, first_scans
 from medcl3d.viewer.features import Described, coarser, overlays, principal_axes
 from medcl3d.viewer.scan_grid import ShownGrid
 from medcl3d.viewer.view import view
 
 FROZEN = Path(__file__).parents[1] / "frozen" / "v0_1"
 CHROMIUM = Path("/usr/bin/chromium")
-ROOT = f"data.root={FROZEN / 'store'}"
+ROOT = Path(__file__).parents[2]
+STORE = f"data.root={FROZEN / 'store'}"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(comparison: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return view(comparison, tmp_path_factory.mktemp("page") / "page.html", [ROOT], say=lambda _: None)
+    return view(comparison, tmp_path_factory.mktemp("page") / "page.html", [STORE], say=lambda _: None)
 
 
 def content(page: Path) -> dict[str, Any]:
@@ -86,6 +91,13 @@ def test_the_page_has_views_features_and_predictions_of_an_arm(page: Path) -> No
         assert colours.any() and arm["matches"][number][number] is None
 
 
+def test_the_page_names_a_run_of_another_store(page: Path, tiny_store: Path, comparison: Path) -> None:
+    run, out = comparison / "pretrain" / "crops" / "seed_0", page.with_name("other.html")
+    view(run, out, [f"data.root={tiny_store}"], num_scans=1, say=lambda _: None)
+    assert "trained on another store" in content(out)["arms"][0]["facts"][0]
+    assert not any("another store" in fact for fact in content(page)["arms"][0]["facts"])
+
+
 def test_the_page_loads_nothing(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"https?://|\bsrc=|<link|@import|\beval\(|new Function", text)
@@ -96,16 +108,19 @@ PROBE = """
 <script>
 addEventListener("load", async () => {
   const frame = () => new Promise((done) => setTimeout(done, 50));
-  for (let i = 0; i < 200 && !document.body.dataset.ready; i++) await new Promise((done) => setTimeout(done, 20));
+  while (!document.body.dataset.ready) await frame();
   await frame();
-  const sums = () => [...document.querySelectorAll("canvas")].map((one) =>
-    one.getContext("2d").getImageData(0, 0, one.width, one.height).data.reduce((sum, value) => sum + value, 0));
-  const before = { sums: sums(), at: scans.map((scan) => scan.at), read: scans.map((scan) => scan.read.textContent) };
+  const pixels = (one) => one.getContext("2d").getImageData(0, 0, one.width, one.height).data;
+  const sum = (one) => pixels(one).reduce((a, b) => a + b, 0);
+  const sums = () => [...document.querySelectorAll("canvas")].map(sum);
+  const read = () => scans.map((one) => one.read.textContent);
+  const seen = () => ({ sums: sums(), at: scans.map((one) => one.at), read: read() });
+  const before = seen();
   const { plane, canvas } = scans[0].planes[0], box = canvas.getBoundingClientRect();
   const place = { clientX: box.left + 0.3 * box.width, clientY: box.top + 0.2 * box.height, bubbles: true };
   canvas.dispatchEvent(new PointerEvent("pointerdown", place));
   await frame();
-  const clicked = { sums: sums(), at: scans.map((scan) => scan.at), read: scans.map((scan) => scan.read.textContent) };
+  const clicked = seen();
   canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -1, cancelable: true }));
   const wheel = scans[0].at;
   const voxels = scans.map((scan) => [...scan.voxels]);
@@ -113,13 +128,14 @@ addEventListener("load", async () => {
   for (const key of ["none", "label", "prediction", "error", "features"]) {
     state.overlay = key; redraw(); await frame(); overlays[key] = sums()[0];
   }
-  const result = { before, clicked, wheel, voxels, overlays, state: document.getElementById("state").textContent };
-  document.body.append(Object.assign(document.createElement("pre"), { id: "result", textContent: JSON.stringify(result) }));
+  const message = document.getElementById("state").textContent;
+  const textContent = JSON.stringify({ before, clicked, wheel, voxels, overlays, message });
+  document.body.append(Object.assign(document.createElement("pre"), { id: "result", textContent }));
 });
 </script>
 """
 ON_ERROR = """<script>
-window.requestAnimationFrame = (draw) => setTimeout(draw, 0); // with --dump-dom, Chromium draws a single frame
+window.requestAnimationFrame = (draw) => setTimeout(draw, 0); // --dump-dom draws a single frame
 const failed = (event) => document.documentElement.dataset.error = String(event.message || event.reason);
 addEventListener("error", failed); addEventListener("unhandledrejection", failed);
 addEventListener("securitypolicyviolation", (event) => failed({ message: event.violatedDirective }));
@@ -152,7 +168,7 @@ def in_chromium(page: Path) -> dict[str, Any]:
 
 def test_a_browser_paints_the_planes_and_a_click_moves_the_crosshair(page: Path) -> None:
     found, data = in_chromium(page), content(page)
-    assert found["state"] == ""
+    assert found["message"] == ""
     sums = found["before"]["sums"]
     assert len(sums) == 3 * len(data["scans"]) and min(sums) > 0
     for scan, voxels in zip(data["scans"], found["voxels"], strict=True):
@@ -168,6 +184,22 @@ def test_a_browser_paints_the_planes_and_a_click_moves_the_crosshair(page: Path)
     assert "label:" in found["clicked"]["read"][0] and "prediction:" in found["clicked"]["read"][0]
     assert all("most similar: cosine" in text for text in found["clicked"]["read"][1:])
     assert len(set(found["overlays"].values())) == 5  # each overlay is another picture
+
+
+def test_points_of_a_dense_objective_are_in_the_views_of_their_sample(tiny_store: Path) -> None:
+    fields = [f"data.root={tiny_store}", "data.patch_size=[16,16,16]", "pairs=voxel_correspondence"]
+    fields += ["objective=dense", "train.samples_per_step=4", "encoder={unet3d: {channels: [4, 8, 8, 8]}}"]
+    parts = assemble(load(ROOT / "configs/pretrain/simulated_overlap.yaml", fields, PretrainConfig))
+    scans = first_scans(parts)
+    found = drawn_on(parts, scans)
+    first = [one for one in found["views"] if one["sample"] == 0]
+    assert len(first) == 2 and found["samples"][0] == 1 and len(found["samplePoints"]) >= 4
+    for one in found["samplePoints"]:
+        assert len(one["at"]) > 0
+        for drawn in (box for box in found["views"] if box["sample"] == one["sample"]):
+            assert drawn["scan"] == one["scan"]
+            assert np.all(np.array(one["at"]) >= np.array(drawn["low"]) - 0.01)
+            assert np.all(np.array(one["at"]) <= np.array(drawn["high"]) + 0.01)
 
 
 def described(points: np.ndarray, features: torch.Tensor) -> Described:
@@ -253,10 +285,10 @@ def test_errors_name_the_place_and_a_remedy(comparison: Path, tmp_path: Path) ->
         view(tmp_path / "absent", out)
     with pytest.raises(DataError, match=r"config.yaml: data.root = \S+: contains no .*give data.root=PATH"):
         view(run, out, [f"data.root={tmp_path}"])
-    with pytest.raises(ConfigError, match="ends in .html"):
+    with pytest.raises(ConfigError, match=r"ends in \.html"):
         view(run, tmp_path / "a.png")
     with pytest.raises(ConfigError, match="but this is a store"):
-        view(FROZEN / "store", out, [ROOT])
+        view(FROZEN / "store", out, [STORE])
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     (unfinished / "config.yaml").write_text("seed: 0\n")
@@ -271,7 +303,7 @@ def test_errors_name_the_place_and_a_remedy(comparison: Path, tmp_path: Path) ->
 
 def test_the_command_writes_the_page_of_a_run(comparison: Path, tmp_path: Path) -> None:
     run, out = comparison / "finetune" / "crops" / "all" / "seed_0", tmp_path / "new" / "page.html"
-    done = CliRunner().invoke(app, ["view", str(run), ROOT, "--out", str(out), "--scans", "2"])
+    done = CliRunner().invoke(app, ["view", str(run), STORE, "--out", str(out), "--scans", "2"])
     assert done.exit_code == 0, done.output
     data = content(out)
     assert [scan["side"] for scan in data["scans"]] == ["test"]  # the store has one test scan

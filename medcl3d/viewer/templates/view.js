@@ -8,11 +8,11 @@ const PLANES = [
 ]; // letters: left, right, bottom, top
 const SIDES = { train: "training patient", test: "test patient", validation: "validation patient", "": "patient on no side" };
 const OVERLAYS = { none: "none", label: "label map", prediction: "prediction", error: "error", features: "features (PCA)" };
-const LINKS = { features: "go to the most similar features", body: "go to the same place", none: "stay" };
-const ERRORS = { missed: rgba(80, 160, 255), "too much": rgba(255, 80, 80), "another structure": rgba(255, 205, 60) };
+const LINKS = { features: "most similar features", body: "same place", none: "stay" };
+const ERRORS = { missed: rgba(80, 160, 255), extra: rgba(255, 80, 80), "another structure": rgba(200, 110, 255) };
 const [MISSED, EXTRA, CONFUSED] = Object.values(ERRORS);
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { arm: 0, active: 0, overlay: "none", opacity: 0.5, link: "body", samples: "all", dark: 0, bright: 100, hover: null };
+const state = { arm: 0, active: 0, overlay: "", opacity: 0.5, link: "", samples: "all", dark: 0, bright: 100, hover: null };
 const { scans, arms, names } = data;
 
 function rgba(r, g, b) { return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0; }
@@ -289,10 +289,11 @@ function ranged(title, key, high, changed) {
 function controls() {
   const can = { none: true, label: scans.some((scan) => scan.label), prediction: arm().predictions, features: arm().colours };
   can.error = can.prediction && can.label;
+  if (!can[state.overlay]) state.overlay = ["error", "prediction", "features", "label", "none"].find((key) => can[key]);
   const overlays = Object.fromEntries(Object.entries(OVERLAYS).filter(([key]) => can[key]));
   const links = Object.fromEntries(Object.entries(LINKS).filter(([key]) => key !== "features" || arm().matches));
   const made = [chosen("overlay", "overlay", overlays, () => { legend(); redraw(); }), ranged("opacity", "opacity", 1, redraw)];
-  if (scans.length > 1) made.push(chosen("other scans", "link", links, () => { legend(); move(state.active, scans[state.active].at); }));
+  if (scans.length > 1) made.push(chosen("other scans go to", "link", links, () => { legend(); move(state.active, scans[state.active].at); }));
   if (arm().samples && arm().samples.length) made.push(chosen("views of", "samples", { all: "all samples", ...Object.fromEntries(arm().samples.map((number, k) => [k, `sample ${number}`])), none: "no sample" }, redraw));
   made.push(ranged("darkest", "dark", 100, redraw), ranged("brightest", "bright", 100, redraw));
   document.getElementById("controls").replaceChildren(...made);
@@ -323,8 +324,6 @@ async function start() {
     one.points = await Promise.all(one.points.map(unpack));
     for (const table of one.matches.flat().filter(Boolean)) [table.index, table.cosine] = [await unpack(table.index), await unpack(table.cosine)];
   }
-  state.overlay = arm().predictions ? "error" : arm().colours ? "features" : "label";
-  state.link = arm().matches ? "features" : "body";
   document.getElementById("scans").append(...scans.map((_, i) => cardOf(i)));
   if (arms.length > 1) document.getElementById("arms").append(...arms.map((one, k) => node("button", { textContent: one.name, onclick: () => { state.arm = k; controls(); move(state.active, scans[state.active].at); } })));
   controls();
