@@ -21,6 +21,7 @@ from medcl3d.viewer.scan_grid import ShownGrid, packed
 MOST_CELLS = 200_000  # of the grid of colours of a scan
 MOST_POINTS = 8_000  # of a scan, among which neighbours are searched
 ALL_CELLS, ALL_MATCHES = 2_000_000, 1_000_000  # on the whole page, so that it stays below about 20 MB
+VALUES = 1 << 27  # features of coloured cells in memory at a time: 512 MiB
 CONTRAST = (2, 98)  # percentiles of a component with no and with full colour
 
 
@@ -50,16 +51,20 @@ def describe(
     pairs = max(1, len(scans) * (len(scans) - 1))
     points = max(100, min(MOST_POINTS, ALL_MATCHES // (pairs * arms)))
     cells = max(1000, min(MOST_CELLS, ALL_CELLS // (len(scans) * arms)))
-    return [_describe(encoder, store, scan, points, cells) for scan in track(scans, f"{title}: features")]
+    return [
+        _describe(encoder, store, scan, points, cells, VALUES // len(scans))
+        for scan in track(scans, f"{title}: features")
+    ]
 
 
-def _describe(encoder: DenseEncoder, store: Store, scan: int, most_points: int, most_cells: int) -> Described:
-    grid, mask = ShownGrid.of(store, scan), body_of(store, scan)
-    ratio = coarser(grid, most_cells)
+def _describe(
+    encoder: DenseEncoder, store: Store, scan: int, most_points: int, most_cells: int, most_values: int
+) -> Described:
+    grid, mask, found = ShownGrid.of(store, scan), body_of(store, scan), encoder.scan(scan)
+    ratio = coarser(grid, min(most_cells, most_values // sum(found.parts)))
     step = np.array(grid.step) * np.array(ratio)
     cells = np.argwhere(mask[:: step[0], :: step[1], :: step[2]]) * step
     points = grid_of(mask, store.collection.spacings[scan], most_points)
-    found = encoder.scan(scan)
     return Described(grid, ratio, points, cells, found.at(points), found.at(cells), found.parts)
 
 

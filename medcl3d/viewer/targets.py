@@ -45,8 +45,10 @@ def arms_of(target: Path) -> list[Arm]:
     arms: dict[str, Arm] = {}
     for command, weights in (("pretrain", ENCODER), ("finetune", MODEL)):
         for name, run in _first_runs(target / command, weights):
-            field = "pretraining" if command == "pretrain" else "finetuning"
-            arms[name] = replace(arms.get(name, Arm(name)), **{field: run})
+            arm = arms.get(name, Arm(name))
+            arms[name] = (
+                replace(arm, pretraining=run) if command == "pretrain" else replace(arm, finetuning=run)
+            )
     if arms:
         return list(arms.values())
     if (target / "pretrain").is_dir() or (target / "finetune").is_dir():

@@ -61,7 +61,7 @@ def view(
     overrides  fields of the runs' configurations, as ``data.root=PATH`` if the store was moved
     num_scans  number of shown scans
 
-    ConfigError: not a target, or an unfinished run. DataError: the store cannot be read.
+    ConfigError: not a target, or a run without weights. DataError: the store cannot be read.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         problem, remedy = "the page is an HTML file", "use a name that ends in .html"
@@ -70,13 +70,13 @@ def view(
         raise ConfigError(problem="at least one scan is needed", place=f"--scans {num_scans}")
     require_writable(out, "--out", is_file=True)
     if is_store(target):
-        shown, arms = _of_store(target, overrides, num_scans), []
+        shown, layers = _of_store(target, overrides, num_scans), list[dict[str, Any]]()
     else:
-        shown, arms = _of_runs(arms_of(target), overrides, num_scans, say)
+        shown, layers = _of_runs(arms_of(target), overrides, num_scans, say)
     say(f"{out}: {len(shown.scans)} scans of {shown.store.root}")
     scans = [shown_scan(shown.store, shown.split, scan) for scan in track(shown.scans, "scans")]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, _page(target, shown, scans, arms))
+    write_text(out, _page(target, shown, scans, layers))
     say(f"{out}: {out.stat().st_size / MIB:.1f} MiB, one file that needs no network")
     return out
 
@@ -161,8 +161,9 @@ def _features(
 
 def _predictions(run: Path, config: FinetuneConfig, shown: Shown, device: torch.device) -> dict[str, Any]:
     """Label values that a segmentation predicts, on the shown grids."""
-    store, kind = shown.store, shown.store.intensity()["kind"].split("+")[0]
-    predictor = load_run(run, kind)
+    store = shown.store
+    kinds = read_sidecar(run / MODEL, ("intensity",))["intensity"]["kind"]
+    predictor = load_run(run, kinds.split("+")[0])  # the store is normalised already, so any kind will do
     _same_channels(run, predictor.num_channels, store)
     values = np.array([0, *predictor.classes], dtype=np.uint16)
     model, dtype = predictor.model.to(device), autocast_dtype(predictor.precision, device)
@@ -235,15 +236,15 @@ def _page(
 def _facts(shown: Shown, scans: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences on what is shown and what is not."""
     store, table = shown.store, shown.store.collection.table
-    words = {"train": "training", "test": "test", "validation": "validation", "": "no side of the split"}
+    words = {"train": "training", "test": "test", "validation": "validation", "": "unassigned"}
     counts = []
     for side, word in words.items():
         of_side = [scan for scan in scans if scan["side"] == side]
         if of_side:
             patients = len({scan["patient"] for scan in of_side})
-            counts.append(f"{len(of_side)} of {patients} {word} {'patient' if patients == 1 else 'patients'}")
-    total = f"{len(store)} scans of {table['patient'].nunique()} patients in {store.root}"
-    found = [f"Shown: {len(scans)} scans ({', '.join(counts)}). There are {total}."]
+            counts.append(f"{_number(len(of_side), 'scan')} of {_number(patients, f'{word} patient')}")
+    total = f"{_number(len(store), 'scan')} of {_number(table['patient'].nunique(), 'patient')}"
+    found = [f"Shown are {' and '.join(counts)}. The store {store.root} has {total}."]
     reduced = [scan["name"] for scan in scans if max(scan["step"]) > 1]
     if reduced:
         found.append(
@@ -255,3 +256,7 @@ def _facts(shown: Shown, scans: Sequence[Mapping[str, Any]]) -> list[str]:
     if not any(scan["label"] for scan in scans):
         found.append("No shown scan has a label map.")
     return found
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

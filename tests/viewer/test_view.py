@@ -38,7 +38,7 @@ STORE = f"data.root={FROZEN / 'store'}"
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A comparison with a finished pretraining and fine-tuning of the arm `crops`, and an unfinished one."""
+    """A comparison with a finished pretraining and fine-tuning of the arm `crops`, and an incomplete one."""
     out = tmp_path_factory.mktemp("comparison")
     shutil.copytree(FROZEN / "pretrain", out / "pretrain" / "crops" / "seed_0")
     shutil.copytree(FROZEN / "finetune", out / "finetune" / "crops" / "all" / "seed_0")
@@ -294,6 +294,9 @@ def test_errors_name_the_place_and_a_remedy(comparison: Path, tmp_path: Path) ->
     (unfinished / "config.yaml").write_text("seed: 0\n")
     (unfinished / "status.json").write_text('{"state": "stopped", "step": 3}')
     with pytest.raises(ConfigError, match="has no weights, its run is stopped"):
+        view(unfinished, out)
+    (unfinished / "results.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"an evaluation.*use the pretraining"):
         view(unfinished, out)
     (tmp_path / "nothing" / "pretrain" / "crops").mkdir(parents=True)
     with pytest.raises(ConfigError, match="no run of this comparison is finished"):

@@ -6,11 +6,12 @@ const PLANES = [
   { name: "coronal", normal: 1, across: 0, up: 2, letters: "LRIS" },
   { name: "sagittal", normal: 0, across: 1, up: 2, letters: "PAIS" },
 ]; // letters: left, right, bottom, top
-const SIDES = { train: "training patient", test: "test patient", validation: "validation patient", "": "patient on no side" };
+const SIDES = { train: "training patient", test: "test patient", validation: "validation patient", "": "unassigned patient" };
 const OVERLAYS = { none: "none", label: "label map", prediction: "prediction", error: "error", features: "features (PCA)" };
 const LINKS = { features: "most similar features", body: "same place", none: "stay" };
 const ERRORS = { missed: rgba(80, 160, 255), extra: rgba(255, 80, 80), "another structure": rgba(200, 110, 255) };
 const [MISSED, EXTRA, CONFUSED] = Object.values(ERRORS);
+const FAR_MM = 30; // from the points of the body
 const data = JSON.parse(document.getElementById("data").textContent);
 const state = { arm: 0, active: 0, overlay: "", opacity: 0.5, link: "", samples: "all", dark: 0, bright: 100, hover: null };
 const { scans, arms, names } = data;
@@ -53,7 +54,8 @@ function samePlace(from, to, v) {
   return apply(to.fromBody, apply(from.toBody, v));
 }
 
-// The point of another scan with the most similar features, its cosine, and its distance from the same place.
+// The point of another scan with the most similar features, its cosine, and its distance from the same place; null
+// outside the body.
 function mostSimilar(i, j, v) {
   const points = arm().points[i], table = arm().matches[i][j], target = arm().points[j];
   let best = 0, least = Infinity;
@@ -62,6 +64,7 @@ function mostSimilar(i, j, v) {
     for (let axis = 0; axis < 3; axis++) d += ((points[3 * n + axis] - v[axis]) * scans[i].spacing[axis]) ** 2;
     if (d < least) [best, least] = [n, d];
   }
+  if (least > FAR_MM ** 2) return null;
   const found = Array.from(target.subarray(3 * table.index[best], 3 * table.index[best] + 3));
   const place = samePlace(scans[i], scans[j], Array.from(points.subarray(3 * best, 3 * best + 3)));
   const mm = distance(apply(scans[j].toWorld, found), apply(scans[j].toWorld, place));
