@@ -25,24 +25,26 @@ def choose_scans(
     first: Iterable[int] = (),
     modalities: Sequence[str] | None = None,
     training: bool = True,
+    held_out: Sequence[str] = ("test", "validation"),
 ) -> list[int]:
     """`num` scans of the store: a half of training patients, then of held-out patients.
 
     first       training scans to prefer, as those of the first samples of a run
     modalities  only scans of these (default: all)
     training    False: held-out patients only, if there are any
+    held_out    the sides of held-out patients to show
 
     If one half has fewer scans, the other fills up. Each patient has at most one scan per modality, and two
     in all, unless `first` names more.
     """
     of_side = _scans_by_side(store, split, modalities)
     train = list(dict.fromkeys([*first, *of_side["train"], *of_side[""]]))
-    held_out = [*of_side["test"], *of_side["validation"]]
+    others = [scan for side in held_out for scan in of_side[side]]
     if not training:
-        return (held_out or train)[:num]
-    num_train = max(num - len(held_out), num - num // 2)
+        return (others or train)[:num]
+    num_train = max(num - len(others), num - num // 2)
     chosen = train[:num_train]
-    return [*chosen, *held_out[: num - len(chosen)]]
+    return [*chosen, *others[: num - len(chosen)]]
 
 
 def _scans_by_side(store: Store, split: Split, modalities: Sequence[str] | None) -> dict[str, list[int]]:

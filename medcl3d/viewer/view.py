@@ -98,19 +98,21 @@ def _of_runs(
     config = _config(first, PretrainConfig if arms[0].pretraining else FinetuneConfig, overrides)
     store = _open_store(first, config.data)
     split = split_of(store, config.data)
+    tuned = next((arm.finetuning for arm in arms if arm.finetuning is not None), None)
+    sides: tuple[str, ...] = ("test", "validation")
+    if tuned is not None:  # a choice that is made on validation patients must not see test patients
+        sides = (_config(tuned, FinetuneConfig, overrides).measured_on,)
     preferred = [] if arms[0].pretraining is None else first_scans(_assembled(first, config))
-    shown = Shown(
+    chosen = choose_scans(
         store,
         split,
-        choose_scans(
-            store,
-            split,
-            num,
-            first=preferred,
-            modalities=config.data.modalities,
-            training=any(arm.pretraining for arm in arms),
-        ),
+        num,
+        first=preferred,
+        modalities=config.data.modalities,
+        training=any(arm.pretraining for arm in arms),
+        held_out=sides,
     )
+    shown = Shown(store, split, chosen)
     layers = []
     with process_group() as device:
         for arm in arms:

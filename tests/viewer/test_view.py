@@ -276,6 +276,17 @@ def test_scans_are_of_training_and_held_out_patients(tiny_store: Path) -> None:
     assert set(table["modality"].iloc[only]) == {table["modality"].iloc[0]}
 
 
+def test_a_run_that_is_measured_on_validation_patients_shows_those(tmp_path: Path) -> None:
+    root, run = tmp_path / "store", tmp_path / "fine"
+    shutil.copytree(FROZEN / "store", root)
+    shutil.copytree(FROZEN / "finetune", run)
+    split = {"schema": 1, "train": ["P001", "P002"], "test": ["P003"], "validation": ["P004", "P005"]}
+    (root / "split.json").write_text(json.dumps(split))
+    fields = [f"data.root={root}", "measured_on=validation"]
+    page = view(run, tmp_path / "page.html", fields, num_scans=3, say=lambda _: None)
+    assert [scan["side"] for scan in content(page)["scans"]] == ["validation"] * 2
+
+
 def test_errors_name_the_place_and_a_remedy(comparison: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.html"
     run = comparison / "pretrain" / "crops" / "seed_0"
@@ -310,4 +321,5 @@ def test_the_command_writes_the_page_of_a_run(comparison: Path, tmp_path: Path) 
     assert done.exit_code == 0, done.output
     data = content(out)
     assert [scan["side"] for scan in data["scans"]] == ["test"]  # the store has one test scan
+    assert "mean Dice" in data["arms"][0]["facts"][0]
     assert "views" not in data["arms"][0] and len(data["arms"][0]["predictions"]) == 1

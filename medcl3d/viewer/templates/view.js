@@ -142,7 +142,6 @@ function draw(i, plane, canvas) {
     context.drawImage(slice, (0.5 - rx / 2) * sx, height - (0.5 - ry / 2 + cy * ry) * sy, cx * rx * sx, cy * ry * sy);
     context.globalAlpha = 1;
   }
-  context.lineWidth = 1.5 * dense;
   drawSamples(context, i, plane, level, at, dense);
   drawCross(context, scan, plane, at(scan.at), width, height, dense);
   if (scan.match && scan.at.every((value, axis) => value === scan.match.at[axis])) ring(context, at(scan.match.at), 6 * dense, "#ffd84d", 2 * dense);
@@ -163,7 +162,13 @@ function drawCross(context, scan, plane, [x, y], width, height, dense) {
   context.stroke();
   Object.assign(context, { fillStyle: "#ffd9a0", font: `${11 * dense}px system-ui, sans-serif`, textBaseline: "middle", textAlign: "center" });
   const [left, right, bottom, top] = plane.letters, edge = 8 * dense;
-  [[left, edge, height / 2], [right, width - edge, height / 2], [bottom, width / 2, height - edge], [top, width / 2, edge]].forEach(([text, a, b]) => context.fillText(text, a, b));
+  [[left, edge, height / 2], [right, width - edge, height / 2], [bottom, width / 2, height - edge], [top, width / 2, edge]].forEach(([text, a, b]) => written(context, text, a, b, dense));
+}
+
+function written(context, text, x, y, dense) { // readable on any slice
+  Object.assign(context, { strokeStyle: "rgba(0, 0, 0, .8)", lineWidth: 3 * dense });
+  context.strokeText(text, x, y);
+  context.fillText(text, x, y);
 }
 
 // Boxes of views: solid if the slice is inside, dashed outlines otherwise. Points: filled in the slice, else hollow.
@@ -172,11 +177,12 @@ function drawSamples(context, i, plane, level, at, dense) {
   for (const view of (arm().views || []).filter(wanted)) {
     const cut = view.low[plane.normal] <= level && level <= view.high[plane.normal];
     const [x0, y0] = at(view.low), [x1, y1] = at(view.high);
-    Object.assign(context, { strokeStyle: hue(view.sample), fillStyle: hue(view.sample), globalAlpha: cut ? 1 : 0.35 });
+    Object.assign(context, { strokeStyle: hue(view.sample), fillStyle: hue(view.sample), globalAlpha: cut ? 1 : 0.35, lineWidth: 1.5 * dense });
     context.setLineDash(cut ? [] : [4 * dense, 4 * dense]);
     context.strokeRect(x0, y1, x1 - x0, y0 - y1);
     Object.assign(context, { font: `${10 * dense}px system-ui, sans-serif`, textAlign: "left", textBaseline: "top" });
-    if (cut) context.fillText(view.name, x0 + 3 * dense, y1 + (2 + 11 * (view.name.charCodeAt(view.name.length - 1) % 2 ? 0 : 1)) * dense);
+    const line = view.name.charCodeAt(view.name.length - 1) % 2 ? 0 : 1; // names of overlapping views
+    if (cut) written(context, view.name, x0 + 3 * dense, y1 + (2 + 11 * line) * dense, dense);
   }
   context.setLineDash([]);
   context.globalAlpha = 1;
