@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from medcl3d.cli import app
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from medcl3d.store.splits import Split
@@ -43,6 +45,14 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(FROZEN / "pretrain", out / "pretrain" / "crops" / "seed_0")
     shutil.copytree(FROZEN / "finetune", out / "finetune" / "crops" / "all" / "seed_0")
     (out / "pretrain" / "stopped" / "seed_0").mkdir(parents=True)
+    path = out / "finetune" / "crops" / "all" / "seed_0" / "model.safetensors"
+    weights, rng = (
+        load_file(path),
+        torch.Generator().manual_seed(0),
+    )  # the frozen ones predict background only
+    # The frozen weights predict background only.
+    weights["head.weight"] = torch.randn(weights["head.weight"].shape, generator=rng)
+    save_file(weights, path)
     return out
 
 
@@ -76,17 +86,22 @@ def test_the_page_has_the_voxels_and_labels_of_the_store(page: Path) -> None:
         np.testing.assert_allclose(scan["toWorld"], store.collection.affines[row])
 
 
-def test_the_page_has_views_features_and_predictions_of_an_arm(page: Path) -> None:
-    data = content(page)
+def test_the_page_has_views_features_and_predictions_of_an_arm(page: Path, comparison: Path) -> None:
+    store, data = Store.open(FROZEN / "store"), content(page)
     (arm,) = data["arms"]
     assert arm["name"] == "crops"  # the other arm has no finished run
     train = [number for number, scan in enumerate(data["scans"]) if scan["side"] == "train"]
     assert {one["scan"] for one in arm["views"]} <= set(train) and arm["samples"][0] == 1
     for one in arm["views"]:
         np.testing.assert_allclose(np.subtract(one["high"], one["low"]), 8)  # data.patch_size
+    predictor = load_run(comparison / "finetune" / "crops" / "all" / "seed_0")
+    values = np.array([0, *predictor.classes])
     for number, scan in enumerate(data["scans"]):
+        row = list(store.collection.table["scan"]).index(scan["name"])
         predicted = unpacked(arm["predictions"][number], *scan["shape"])
-        assert set(np.unique(predicted)) <= {0, *arm["classes"]}
+        where = (predictor.model, store, row, predictor.patch_size, torch.device("cpu"), None)
+        np.testing.assert_array_equal(predicted, values[predictor.task.segment(*where)])
+        assert len(np.unique(predicted)) > 1
         colours = unpacked(arm["colours"][number], *arm["colours"][number]["shape"], 3)
         assert colours.any() and arm["matches"][number][number] is None
 
@@ -123,13 +138,18 @@ addEventListener("load", async () => {
   const clicked = seen();
   canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: -1, cancelable: true }));
   const wheel = scans[0].at;
+  state.link = "body"; move(0, clicked.at[0]);
+  const same = scans.map((one) => one.at);
   const voxels = scans.map((scan) => [...scan.voxels]);
   const overlays = {};
   for (const key of ["none", "label", "prediction", "error", "features"]) {
-    state.overlay = key; redraw(); await frame(); overlays[key] = sums()[0];
+    state.overlay = key; redraw(); await frame(); overlays[key] = sums().join();
   }
+  state.overlay = "error";
+  const { colour } = overlayOf(0), all = [...scans[0].voxels.keys()];
+  const errors = Object.values(ERRORS).map((one) => all.filter((n) => colour(n) === one).length);
   const message = document.getElementById("state").textContent;
-  const textContent = JSON.stringify({ before, clicked, wheel, voxels, overlays, message });
+  const textContent = JSON.stringify({ before, clicked, wheel, same, errors, voxels, overlays, message });
   document.body.append(Object.assign(document.createElement("pre"), { id: "result", textContent }));
 });
 </script>
@@ -178,12 +198,35 @@ def test_a_browser_paints_the_planes_and_a_click_moves_the_crosshair(page: Path)
     np.testing.assert_allclose(found["clicked"]["at"][0], expected, atol=1)  # pixels of a screen are rounded
     assert found["clicked"]["at"][0] != found["before"]["at"][0]
     assert found["clicked"]["sums"] != sums
+    _check_other_scans(found, data)
     assert found["wheel"] == [*found["clicked"]["at"][0][:2], shape[2] // 2 + 1]
     mm = np.array(data["scans"][0]["toWorld"]) @ [*found["clicked"]["at"][0], 1]
     assert f"crosshair at {mm[0]:.1f}, {mm[1]:.1f}, {mm[2]:.1f} mm" in found["clicked"]["read"][0]
     assert "label:" in found["clicked"]["read"][0] and "prediction:" in found["clicked"]["read"][0]
     assert all("most similar: cosine" in text for text in found["clicked"]["read"][1:])
     assert len(set(found["overlays"].values())) == 5  # each overlay is another picture
+    truth = unpacked(data["scans"][0]["label"], -1)
+    predicted = unpacked(data["arms"][0]["predictions"][0], -1)
+    wrong = truth != predicted
+    missed, extra = wrong & (predicted == 0), wrong & (truth == 0)
+    assert found["errors"] == [int(one.sum()) for one in (missed, extra, wrong & ~missed & ~extra)]
+    assert min(found["errors"]) > 0
+
+
+def _check_other_scans(found: dict[str, Any], data: dict[str, Any]) -> None:
+    """The other scans are at the same place in body coordinates, and at the most similar point."""
+    store, (arm,) = Store.open(FROZEN / "store"), data["arms"]
+    rows = [list(store.collection.table["scan"]).index(scan["name"]) for scan in data["scans"]]
+    points = [unpacked(part, -1, 3).astype(int) for part in arm["points"]]
+    at = np.array(found["clicked"]["at"][0])
+    mm = np.linalg.norm((points[0] - at) * store.collection.spacings[rows[0]], axis=1)
+    for other in range(1, len(rows)):
+        world = store.collection.corresponding_point(rows[0], rows[other], at)
+        place = np.linalg.inv(store.collection.affines[rows[other]]) @ [*world, 1]
+        inside = np.clip(place[:3], 0, store.collection.shapes[rows[other]] - 1)
+        np.testing.assert_allclose(found["same"][other], inside, atol=0.51)
+        index = unpacked(arm["matches"][0][other]["index"], -1)[np.flatnonzero(mm == mm.min())]
+        assert found["clicked"]["at"][other] in points[other][index].tolist()
 
 
 def test_points_of_a_dense_objective_are_in_the_views_of_their_sample(tiny_store: Path) -> None:
