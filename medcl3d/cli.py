@@ -389,6 +389,23 @@ def show_pairs(
 
 
 @command
+def view(
+    target: Annotated[
+        Path, _argument("TARGET", "A prepared store, a finished run, or the out_dir of a comparison.")
+    ],
+    out: Annotated[Path, _option("--out", "FILE.html", "File of the page.")],
+    overrides: Annotated[
+        Texts, _argument("KEY=VALUE", "Fields of the runs, as `data.root=PATH` if the store was moved.")
+    ] = None,
+    scans: Annotated[int, _option("--scans", "N", "Number of scans.")] = 4,
+) -> None:
+    """Write one offline page to view scans in three planes, with views, features or predictions of runs."""
+    from medcl3d.viewer.view import view as run
+
+    run(target, out, overrides or [], scans, say=report)
+
+
+@command
 def audit(
     config: Config,
     overrides: Overrides = None,

@@ -39,6 +39,7 @@ COMMANDS = (
     "status",
     "doctor",
     "suggest",
+    "view",
     "benchmark",
     "list",
     "schema",

@@ -94,7 +94,7 @@ def test_the_wheel_has_exactly_the_files_that_runs_need(checkout: Path, tmp_path
     modules = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "medcl3d").rglob("*")
-        if path.suffix in (".py", ".j2", ".typed")
+        if path.suffix in (".py", ".j2", ".js", ".css", ".typed")
     }
     assert {name for name in names if ".dist-info/" not in name} == configs | modules
     assert {"medcl3d/py.typed", "medcl3d/comparison/report/templates/report.html.j2"} <= modules and configs
