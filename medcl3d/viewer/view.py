@@ -11,7 +11,6 @@ import jinja2
 import numpy as np
 import torch
 
-from medcl3d.comparison.run.launch import read_json
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.collectives import process_group
@@ -25,6 +24,7 @@ from medcl3d.downstream.transfer import WEIGHTS as ENCODER
 from medcl3d.downstream.transfer import read_sidecar
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
+from medcl3d.io.json_file import read_record
 from medcl3d.io.progress import track
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
@@ -140,7 +140,7 @@ def _layers(
         tuned = _config(arm.finetuning, FinetuneConfig, overrides)
         _same_store(arm.finetuning, tuned.data, shown)
         found |= _predictions(arm.finetuning, tuned, shown, device)
-        dice = read_json(arm.finetuning / "results.json").get("metrics", {}).get("dice", {}).get("mean")
+        dice = read_record(arm.finetuning / "results.json").get("metrics", {}).get("dice", {}).get("mean")
         measured = "" if dice is None else f" (mean Dice {dice:.3f} on its {tuned.measured_on} patients)"
         changed = _changed(arm.finetuning / MODEL, shown.store)
         found["facts"].append(f"fine-tuning {arm.finetuning}: predictions{measured}{changed}")
