@@ -43,6 +43,7 @@ PANELS = (
     Panel(
         "brain, frozen", "balanced accuracy", "ixi_structures.csv", "linear/balanced_accuracy", "untrained"
     ),
+    Panel("adrenal glands, frozen", "AUROC", "adrenal_frozen.csv", "linear/auroc", "untrained"),
     Panel(
         "hippocampus, fine-tuned",
         "Dice",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from medcl3d.comparison.compare import compare
 from medcl3d.evaluation.statistics.crossed import over_replicates
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,6 +67,33 @@ def test_the_budgets_of_the_brain() -> None:
         assert_shows(difference, values.loc[arms[2]] - values.loc[arms[1]])
 
 
+def test_the_frozen_encoders_of_the_adrenal_glands() -> None:
+    table = cells_of("results.md", "Adrenal glands: which positives help a frozen encoder?", "arm")
+    linear, knn = (by_seed("adrenal_frozen.csv", f"{probe}/auroc") for probe in ("linear", "knn"))
+    assert set(table) == set(linear.index)
+    for arm, (mean, to_views, mean_knn, knn_to_views) in table.items():
+        for cell, values, difference in ((mean, linear, to_views), (mean_knn, knn, knn_to_views)):
+            assert_shows(cell, values.loc[arm])
+            assert bool(difference) is (arm != "augmented_views")
+            if difference:
+                assert_shows(difference, values.loc[arm] - values.loc["augmented_views"])
+
+
+def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+    """The conclusion that the page quotes is that of the committed runs."""
+    config = DOCS.parent / "configs" / "compare" / "study" / "adrenal.yaml"
+    compare(config, [f"out_dir={tmp_path}"], from_runs=[DOCS / "results" / "study" / "adrenal.jsonl.xz"])
+    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv")
+    committed = pd.read_csv(DOCS / "results" / "adrenal_frozen.csv")
+    pd.testing.assert_frame_equal(rows[list(committed)], committed)
+    conclusion = json.loads((tmp_path / "evaluate" / "conclusion.json").read_text())
+    found = {arm["name"]: arm["p"] for arm in conclusion["arms"]}
+    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert found["class_labels"] < 0.001 and "p < 0.001" in page
+    for arm in ("untrained", "multi_crop"):
+        assert f"p = {found[arm]:.3f}" in page
+
+
 def test_the_answers_have_the_numbers_of_the_figure() -> None:
     """Every difference to a network without pretraining that the answers quote."""
     spec = importlib.util.spec_from_file_location("figure", DOCS / "results" / "figure.py")
@@ -75,9 +104,9 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
     answers = " ".join(
         row for cells in cells_of("results.md", "Answers", "question").values() for row in cells
     )
-    brain, *fine_tuned = figure.PANELS
-    quoted = [figure.differences(brain)["augmented_views"], *map(figure.best, fine_tuned)]
-    assert len(quoted) == 4
+    brain, *others = figure.PANELS
+    quoted = [figure.differences(brain)["augmented_views"], *map(figure.best, others)]
+    assert len(quoted) == 5
     for one in quoted:
         text = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]".replace("-", "\N{MINUS SIGN}")
         assert text in answers

@@ -20,8 +20,9 @@ from medcl3d.pretraining.embedding_export import SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
 SUFFIX = ".jsonl.xz"
-RESULTS, PROVENANCE, METRICS = "results.json", "provenance.json", "metrics.jsonl"
-FILES = ("config.yaml", "status.json", RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT)
+RESULTS, PROVENANCE, METRICS, STATUS = "results.json", "provenance.json", "metrics.jsonl", "status.json"
+FILES = ("config.yaml", STATUS, RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT)
+OF_THE_MACHINE = {PROVENANCE: ("command",), STATUS: ("host", "pid")}  # entries that do not stay
 IDENTIFYING = ("probe", "scan", "patient", "class", "predicted", "probability")  # columns of a case that stay
 
 
@@ -34,7 +35,7 @@ def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
     """Write the finished runs to `path`, atomically, and return their number.
 
     Of each run the configuration, all metrics, the declared metrics of each case, the loss of each logged
-    step, provenance and cost; no weights, pictures, paths of this machine, or features.
+    step, provenance and cost; no weights, pictures, features, or names and paths of this machine.
     """
     declared = file_beside(runs, config)
     lines = []
@@ -80,8 +81,10 @@ def _kept(name: str, text: str, config: CompareConfig) -> str:
         results = json.loads(text)
         results["cases"] = _cases(results.get("cases", []), config)
         return json.dumps(results)
-    if name == PROVENANCE:
-        return json.dumps({key: value for key, value in json.loads(text).items() if key != "command"})
+    if name in OF_THE_MACHINE:
+        return json.dumps(
+            {key: value for key, value in json.loads(text).items() if key not in OF_THE_MACHINE[name]}
+        )
     if name == METRICS:
         rows = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
         kept = [{key: row[key] for key in ("step", "loss") if key in row} for row in rows]
