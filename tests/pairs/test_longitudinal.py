@@ -163,4 +163,5 @@ def test_with_two_visits_time_only_weights_samples(
     for row in range(len(z)):
         (loss, weight), (flat_loss, _) = one(decayed, row), one(flat, row)
         assert weight == pytest.approx(float(decayed.positive[row].sum()), rel=1e-6)
-        assert loss == pytest.approx(weight * flat_loss, rel=1e-5, abs=1e-9)
+        # P and M = 1 - P are float32: their sum is 1 within 6e-8, and so is the denominator.
+        assert loss == pytest.approx(weight * flat_loss, rel=1e-5, abs=1e-7)
