@@ -74,41 +74,57 @@ def test_pictures_are_small() -> None:
     assert sum(picture.stat().st_size for picture in PICTURES) < 2_400_000
 
 
-def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, tmp_path: Path) -> None:
-    """The file of the page, put into a copy of the package, trains from YAML and keeps the promises of every
-    strategy.
-    """
+@pytest.fixture
+def with_example(tmp_path: Path) -> Path:
+    """A copy of the package with the strategy of the page."""
     shutil.copytree(ROOT / "medcl3d", tmp_path / "medcl3d", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     (code,) = blocks(PAGES / "write_your_own.md", "python")
     (tmp_path / "medcl3d" / "pairs" / "same_site.py").write_text(code)
+    return tmp_path
+
+
+def output_of(folder: Path, *command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_example_is_a_strategy_with_no_other_edit(tiny_store: Path, with_example: Path) -> None:
+    """The file of the page, put into a copy of the package, trains from YAML."""
+    shutil.copytree(ROOT / "configs", with_example / "configs")
     (text,) = blocks(PAGES / "write_your_own.md", "yaml")
-    (tmp_path / "own.yaml").write_text(text)
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    (with_example / "own.yaml").write_text(text)
     tool = "import sys; sys.path.insert(0, '.'); from medcl3d.cli import main; main(sys.argv[1:])"
-    assert "same_site" in run("-c", tool, "list", "pairs").split()
-    said = run(
+    said = output_of(
+        with_example,
         *("-c", tool, "pretrain", "own.yaml", *SMALL),
         *(f"data.root={tiny_store}", "out_dir=run", "placebo=true"),
     )
-    assert "same_site (placebo)" in said and (tmp_path / "run" / "encoder.safetensors").is_file()
+    assert "same_site (placebo)" in said and (with_example / "run" / "encoder.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_example_keeps_the_promises_of_every_strategy(with_example: Path) -> None:
+    shutil.copytree(ROOT / "tests", with_example / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     # The collections of the property tests have no site: the error lists the columns that exist.
-    properties = tmp_path / "tests" / "pairs" / "collections.py"
+    properties = with_example / "tests" / "pairs" / "collections.py"
     properties.write_text(
         properties.read_text().replace(
             '"sex": [', '"site": [("x", "y")[i % 2] for i in range(num_scans)], "sex": ['
         )
     )
-    assert " passed" in run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/pairs/test_strategies.py", "-k", "same_site"
+    assert " passed" in output_of(
+        with_example,
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/pairs/test_strategies.py",
+            "-k",
+            "same_site",
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.pretraining.test_pretrain import ENVIRONMENT, TOOL, config_of, curve, run, write
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-STEPS = 60
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
