@@ -55,6 +55,8 @@ def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
     left_out = "holds no prepared scans yet, so the dry run left out its runs"
     unprepared = [f"{root}: {left_out}" for root in sorted(unknown - {"."})]
     lines = [*unprepared, *(f"a control would fail and be left out: {text}" for text in controls)]
+    if not first:
+        return lines
     kinds = f"{num_assembled} of {len(first)} kinds of runs (arm and cell)"
     return [
         *lines,

@@ -183,10 +183,13 @@ def _figures(analysis: Analysis, runs: Sequence[Run]) -> dict[str, Picture]:
 
 def _without_labels(analysis: Analysis, runs: Sequence[Run], config: CompareConfig) -> dict[str, Any]:
     found = scores(runs)
+    shown = spreads(found)
     agreed = score_agreement(found, config, analysis.values, analysis.higher)
     return {
-        "score_names": DIRECTIONS,
-        "scores": spreads(found),
+        "score_names": {
+            name: words for name, words in DIRECTIONS.items() if any(name in row for row in shown.values())
+        },
+        "scores": shown,
         "better": better,
         "agreement": agreed,
         "verdict": verdict(agreed, analysis.metric) if agreed else [],
