@@ -120,9 +120,9 @@ def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not empty."""
+    """The last line of a log that is not empty, or that there is none."""
     lines = [line.strip() for line in path.read_text(errors="replace").splitlines()] if path.is_file() else []
-    return next((line for line in reversed(lines) if line), "its log is empty")
+    return next((line for line in reversed(lines) if line), "it ended before its first output")
 
 
 def step_of(run: Run) -> int:
