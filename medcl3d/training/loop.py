@@ -17,13 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import ConfigError, Stopped, UserError
+from medcl3d.core.errors import ConfigError, Stopped
 from medcl3d.distributed.collectives import (
     TIMEOUT_S,
     all_sum,
-    from_rank_zero,
     rank,
-    say,
     wait_for_all,
     world_size,
 )
@@ -31,9 +29,9 @@ from medcl3d.distributed.memory import peak_memory_mb
 from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
 from medcl3d.io.progress import progress_bar
 from medcl3d.io.signals import handled
-from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
+from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
 from medcl3d.training.time_estimate import TimeEstimate
@@ -168,7 +166,7 @@ def fit(
         nesterov=options.nesterov,
         layer_decay=options.layer_decay,
     )
-    step, bad_steps, clock = _restore(model, optimizer, run), 0, _Clock()
+    step, bad_steps, clock = restore(model, optimizer, run), 0, _Clock()
     wrapped = DistributedDataParallel(model) if world_size() > 1 else model
     dtype = autocast_dtype(options.precision, device)
     run.status("running", step)
@@ -211,7 +209,7 @@ def fit(
                 raise divergence(step, bad_steps, not_finite(loss, norm), options)
             stopping = stop_agreed()
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
-                _save_checkpoint(model, optimizer, run, step)
+                save_checkpoint(model, optimizer, run, step)
             if stopping and step < options.steps:
                 run.status("stopped", step, "stopped by a signal")
                 # torchrun ends all ranks when one exits, so all wait until rank 0 has written.
@@ -240,48 +238,6 @@ class _Clock:
         """Steps per second, and the fraction of time spent waiting."""
         seconds = max(time.monotonic() - self._since, 1e-9)
         return steps / seconds, self._waited / seconds
-
-
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
-    """Load the newest checkpoint of rank 0 on every rank, and return its step; 0 if there is none.
-
-    Only rank 0 reads, since hosts with separate disks may hold different checkpoints. ConfigError if it does
-    not fit the model.
-    """
-    state = from_rank_zero(_read_checkpoint(run) if rank() == 0 else None)
-    if isinstance(state, UserError):
-        raise state
-    run.remove_rows_after(state.step if state else 0)
-    if state is None:
-        return 0
-    try:
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
-    except (RuntimeError, ValueError, KeyError) as error:
-        problem = f"the checkpoint of step {state.step} does not fit the network ({_first_line(error)})"
-        remedy = "use the version of medcl3d that wrote it, or remove the run folder to start again"
-        raise ConfigError(problem=problem, remedy=remedy, place=run.checkpoints) from None
-    torch.set_rng_state(state.rng)
-    step: int = state.step
-    say(f"{run.path}: resumed from step {step}")
-    return step
-
-
-def _read_checkpoint(run: RunFolder) -> TrainState | UserError | None:
-    try:
-        return load_latest(run.checkpoints)
-    except UserError as error:
-        return error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(":")
-
-
-def _save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
-    if rank() == 0:
-        state = TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state())
-        save(run.checkpoints, state)
 
 
 @contextmanager
