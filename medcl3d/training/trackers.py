@@ -131,7 +131,7 @@ class MLflow:
 
 
 class WandB:
-    """One run of Weights & Biases in OUT/wandb, offline unless WANDB_MODE says otherwise.
+    """One run of Weights & Biases in OUT/wandb, offline unless WANDB_MODE is set.
 
     The project is WANDB_PROJECT, or `PROJECT`. `wandb sync` sends offline runs. A resumed run has the id in
     OUT/wandb_run.txt, so that its parts become one run.
