@@ -1,4 +1,4 @@
-"""The commands of docs/data.md are valid, and the page names every source."""
+"""The commands of docs/howto/own_data.md are valid, and the page names every source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medcl3d.datasets.sources import SOURCES
 from medcl3d.preprocessing.options import prepare_options
 from tests.test_cli import COMMANDS, medcl3d
 
-PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "howto" / "own_data.md").read_text()
 LINES = [
     line
     for block in re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)

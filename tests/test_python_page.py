@@ -16,7 +16,7 @@ from medcl3d.pretraining.config import PretrainConfig
 from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "python.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "python.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -28,7 +28,7 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks("python"):
-        exec(compile(block, "docs/python.md", "exec"), names)
+        exec(compile(block, "docs/howto/python.md", "exec"), names)
     assert names["vector"].shape == (8,)  # type: ignore[attr-defined]
     assert names["volume"].shape == (4, 32, 32, 32)  # type: ignore[attr-defined]
     assert names["trained"].channels == (10,)  # type: ignore[attr-defined]
@@ -49,4 +49,4 @@ def test_every_public_name_and_every_command_is_known() -> None:
         words = shlex.split(line)
         assert words[1] in COMMANDS and words[1] in options
     for link in re.findall(r"\]\(([^)#]+)\)", PAGE):
-        assert (ROOT / "docs" / link).exists(), link
+        assert (ROOT / "docs" / "howto" / link).exists(), link

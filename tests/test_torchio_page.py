@@ -15,7 +15,7 @@ from medcl3d.config.loading import load
 from medcl3d.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "torchio.md").read_text()
+PAGE = (ROOT / "docs" / "howto" / "torchio.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
