@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from medcl3d.core.version import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "medcl3d"
 copyright = "the authors of medcl3d"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
+default_role = "code"
 exclude_patterns = ["_build"]
 
 
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 myst_heading_anchors = 4
-myst_enable_extensions = ["deflist", "colon_fence", "attrs_inline", "dollarmath"]
+myst_enable_extensions = ["deflist", "colon_fence"]
 
 html_theme = "furo"
 html_title = f"medcl3d {__version__}"
