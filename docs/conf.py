@@ -21,6 +21,7 @@ exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "colon_fence"]
 
