@@ -28,3 +28,5 @@ myst_enable_extensions = ["deflist", "colon_fence"]
 html_theme = "furo"
 html_title = f"medcl3d {__version__}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

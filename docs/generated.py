@@ -1,5 +1,6 @@
-"""Parts of the reference that are generated from the code: a comment `<!-- generated: NAME [KIND] -->` in a page
-is replaced by the Markdown of the function of that name. `sphinx` calls `setup`.
+"""Parts of the reference that are generated from the code, as an extension of sphinx.
+
+A comment `<!-- generated: NAME [KIND] -->` in a page is replaced by the Markdown of the function of that name.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _table(kind: str, folder: str, columns: list[str]) -> str:
         page = (DOCS / folder / f"{name}.md").read_text(encoding="utf-8")
         middle = paragraph(page, "Needs") if kind == "pairs" else _uses(constructor)
         use = paragraph(page, "Use").replace("](", f"](../{folder}/").replace(f"../{folder}/../", "../")
-        cells = [prose(text.partition("\n")[0]), middle, use, prose(source_of(text)) or "-"]
+        cells = [prose(text.partition("\n")[0]), middle, use, prose(source_of(text)) or "None: it combines others."]
         lines.append(f"| [{name}](../{folder}/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -119,7 +120,8 @@ def paragraph(page: str, title: str) -> str:
 def source_of(text: str) -> str:
     """The source that a docstring ends with, on one line."""
     found = re.search(r"\bSource: (.*?)(?:\n\n|\Z)", text, re.DOTALL)
-    return " ".join(found[1].split()) if found else ""
+    text = " ".join(found[1].split()) if found else ""
+    return text[:1].upper() + text[1:]
 
 
 def prose(text: str) -> str:

@@ -96,9 +96,7 @@ def blocks(page: Path, language: str | None = None) -> list[Block]:
         Block(one["language"].strip(), one["code"], one["reason"] or (whole[1] if whole else ""))
         for one in BLOCK.finditer(text)
     ]
-    return [
-        one for one in found if not one.language.startswith("{") and language in (None, one.language)
-    ]
+    return [one for one in found if not one.language.startswith("{") and language in (None, one.language)]
 
 
 def check_command(line: str) -> None:
@@ -113,8 +111,9 @@ def check_command(line: str) -> None:
         if word.startswith(("configs/", "tools/", "docs/", "examples/", "docker/")):
             assert (ROOT / word).exists(), f"{line}: {word} does not exist"
     if words[0] == "torchrun":
-        tool, *rest = words[next(i for i, word in enumerate(words) if word.startswith("tools/")) :]
-        _check_medcl3d([Path(tool).stem, *rest])
+        program = next(i for i, word in enumerate(words) if word.startswith(("tools/", "medcl3d")))
+        name = words[program : program + 1] if words[program] != "medcl3d" else []
+        _check_medcl3d([*(Path(one).stem for one in name), *words[program + 1 :]])
 
 
 def _check_medcl3d(words: list[str]) -> None:
@@ -162,7 +161,7 @@ def environment(folder: Path) -> Mapping[str, str]:
 
 
 def run_page(page: Path, folder: Path, small: Mapping[str, Sequence[str]] = SMALL) -> dict[str, Any]:
-    """Run the blocks of a page in their order in the working folder; the names that its Python code defines."""
+    """Run the blocks of a page in order in the working folder; the names that its Python code defines."""
     names: dict[str, Any] = {}
     for block in blocks(page):
         if block.reason:
