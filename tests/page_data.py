@@ -16,7 +16,7 @@ import numpy as np
 from medcl3d.datasets.sources.simulated import simulated
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
-from tests.pages import SMALL, SMALL_ENCODER
+from tests.pages import ROOT, SMALL, SMALL_ENCODER
 
 SHAPE = (32, 32, 32)
 SMALL_COMPARISON = (
@@ -65,7 +65,7 @@ def store(*names: str) -> Callable[[Path], None]:
 
 def tables(folder: Path) -> None:
     """scans/PATIENT/SESSION_MODALITY.nii.gz with labels, and tables that list them."""
-    manifest = simulated(folder / "raw", num_patients=6, max_visits=1, shape=SHAPE, seed=0)
+    manifest = simulated(folder / "raw", num_patients=6, max_visits=1, num_modalities=1, shape=SHAPE)
     rows = []
     for row in manifest.table.to_dict("records"):
         path = f"scans/{row['patient']}/{row['session']}_{row['modality']}.nii.gz"
@@ -92,7 +92,7 @@ def write(path: Path, values: np.ndarray) -> None:
 
 
 def bids(folder: Path) -> None:
-    """ds001/: six subjects with T1w and FLAIR, label maps of two kinds, and one of lesions."""
+    """Six subjects with T1w and FLAIR: ds001/ and ixi40/ without label maps, ds002/ with two derivatives."""
     rng, root = np.random.default_rng(0), folder / "ds001"
     for number in range(1, 7):
         subject = f"sub-{number:02d}"
@@ -101,14 +101,22 @@ def bids(folder: Path) -> None:
                 root / subject / "anat" / f"{subject}_{suffix}.nii.gz",
                 rng.normal(100, 20, SHAPE).astype("float32"),
             )
-        labels = (rng.random(SHAPE) > 0.5).astype("uint8")
-        for derivative, name in (
-            ("fmriprep", "T1w_dseg"),
-            ("fmriprep", "desc-brain_mask"),
-            ("lesions", "label-lesion_mask"),
-        ):
-            write(root / "derivatives" / derivative / subject / "anat" / f"{subject}_{name}.nii.gz", labels)
     (root / "dataset_description.json").write_text('{"Name": "example", "BIDSVersion": "1.8.0"}')
+    for name in ("ds002", "ixi40"):
+        shutil.copytree(root, folder / name)
+    maps = {"T1w_dseg": "fmriprep", "desc-brain_mask": "fmriprep", "label-lesion_mask": "lesions"}
+    for subject in (one.name for one in root.glob("sub-*")):
+        for name, derivative in maps.items():
+            labels = (rng.random(SHAPE) > 0.5).astype("uint8")
+            path = (
+                folder / "ds002" / "derivatives" / derivative / subject / "anat" / f"{subject}_{name}.nii.gz"
+            )
+            write(path, labels)
+
+
+def own_configuration(folder: Path) -> None:
+    """my_pretrain.yaml, a packaged configuration."""
+    shutil.copy(ROOT / "configs" / "pretrain" / "mine.yaml", folder / "my_pretrain.yaml")
 
 
 def dicom(folder: Path) -> None:
@@ -232,7 +240,7 @@ RUNS = {
     "howto/predict": Run(fine_tuned),
     "howto/extend_run": Run(store("data/mine"), STEPS),
     "howto/cluster": Run(store("data/mine")),
-    "howto/editor": Run(nothing),
+    "howto/editor": Run(own_configuration),
     "howto/python": Run(new_scans, SMALL, checks_python, is_fast=True),
     "howto/torchio": Run(torchio_scans, SMALL, checks_torchio, is_fast=True),
     "concepts/splits": Run(tables),

@@ -85,3 +85,14 @@ def test_entries_of_docstrings_become_lists_and_examples_code(generated: ModuleT
     generated.docstring(None, "", "", None, None, lines)
     assert ".. code-block:: python" in lines and "- **a, b**: the first" in lines and "  two" in lines
     assert lines[lines.index("- **c**: third") + 1] == ""
+
+
+def test_every_source_is_in_the_table_of_sources() -> None:
+    page = (DOCS / "reference" / "preparation.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(names_of("sources"))
+
+
+def test_the_python_guide_names_every_public_name() -> None:
+    page = (DOCS / "howto" / "python.md").read_text()
+    table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {name for row in table for name in re.findall(r"`(\w+)`", row)} == set(medcl3d.__all__)
