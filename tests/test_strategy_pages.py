@@ -43,7 +43,7 @@ def test_a_page_says_what_the_code_says(name: str) -> None:
     assert "**Assumes.**" in text and "**Fails.**" in text
     assert imread(PAGES / "pictures" / f"{name}.webp").size > 100_000
     assert f"](pictures/{name}.webp)\n\n*An anchor (yellow) of " in text and "CC BY" in text
-    assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
+    assert f"[{name}]({name}.md)" in (PAGES / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +59,7 @@ def test_the_configuration_of_a_page_runs(name: str, tiny_store: Path, tmp_path:
 
 
 def test_no_page_is_left_of_what_is_gone() -> None:
-    pages = {page.stem for page in PAGES.glob("*.md")} - {"README", "write_your_own", "recovery"}
+    pages = {page.stem for page in PAGES.glob("*.md")} - {"index", "write_your_own", "recovery"}
     assert pages == set(NAMES)
     assert {picture.name for picture in PICTURES} == {f"{name}.webp" for name in (*NAMES, "poster")}
 
