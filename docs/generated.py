@@ -98,7 +98,12 @@ def _table(kind: str, folder: str, columns: list[str]) -> str:
         page = (DOCS / folder / f"{name}.md").read_text(encoding="utf-8")
         middle = paragraph(page, "Needs") if kind == "pairs" else _uses(constructor)
         use = paragraph(page, "Use").replace("](", f"](../{folder}/").replace(f"../{folder}/../", "../")
-        cells = [prose(text.partition("\n")[0]), middle, use, prose(source_of(text)) or "None: it combines others."]
+        cells = [
+            prose(text.partition("\n")[0]),
+            middle,
+            use,
+            prose(source_of(text)) or "None: it combines others.",
+        ]
         lines.append(f"| [{name}](../{folder}/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 

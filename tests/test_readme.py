@@ -84,3 +84,15 @@ def test_yaml_is_a_configuration(block: str, tmp_path: Path) -> None:
     whole = yaml.safe_load((ROOT / "configs" / "pretrain" / "mine.yaml").read_text()) | yaml.safe_load(block)
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(whole))
     load(tmp_path / "a.yaml", (), PretrainConfig)
+
+
+@pytest.mark.slow
+def test_the_python_block_runs_as_a_script(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "script.py").write_text(block)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\w+) Interval\(mean=", done.stdout, re.M) == ["overlapping_crops", "same_patient"]
