@@ -74,18 +74,6 @@ def test_own_scans_line_by_line(tmp_path: Path) -> None:
     assert 0 <= results["metrics"]["dice"]["mean"] <= 1
 
 
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL))
-def test_yaml_is_a_configuration(block: str, tmp_path: Path) -> None:
-    import yaml
-
-    from medcl3d.config.loading import load
-    from medcl3d.pretraining.config import PretrainConfig
-
-    whole = yaml.safe_load((ROOT / "configs" / "pretrain" / "mine.yaml").read_text()) | yaml.safe_load(block)
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(whole))
-    load(tmp_path / "a.yaml", (), PretrainConfig)
-
-
 @pytest.mark.slow
 def test_the_python_block_runs_as_a_script(tmp_path: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
