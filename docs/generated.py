@@ -1,6 +1,6 @@
 """Parts of the reference that are generated from the code, as an extension of sphinx.
 
-A comment `<!-- generated: NAME [KIND] -->` in a page is replaced by the Markdown of the function of that name.
+A comment `<!-- generated: NAME [KIND] -->` in a page is replaced by the Markdown of function NAME.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _table(kind: str, folder: str, columns: list[str]) -> str:
         page = (DOCS / folder / f"{name}.md").read_text(encoding="utf-8")
         middle = paragraph(page, "Needs") if kind == "pairs" else _uses(constructor)
         use = paragraph(page, "Use").replace("](", f"](../{folder}/").replace(f"../{folder}/../", "../")
-        cells = [prose(text.partition("\n")[0]), middle, use, prose(source_of(text)) or "None: it combines others."]
+        source = prose(source_of(text)) or "None: it combines others."
+        cells = [prose(text.partition("\n")[0]), middle, use, source]
         lines.append(f"| [{name}](../{folder}/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -235,7 +235,7 @@ RUNS = {
     "howto/pseudonymise": Run(lambda folder: (tables(folder), bids(folder))[0]),
     "howto/few_labels": Run(store("data/mine"), LABELS),
     "howto/no_labels": Run(store("data/mine")),
-    "howto/see": Run(store("data/mine")),
+    "howto/see": Run(fine_tuned),
     "howto/compare": Run(store("data/mine"), {**SMALL, "compare": SMALL_COMPARISON}),
     "howto/predict": Run(fine_tuned),
     "howto/extend_run": Run(store("data/mine"), STEPS),
