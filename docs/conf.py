@@ -24,7 +24,7 @@ python_maximum_signature_line_length = 88
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "colon_fence"]
 
-highlight_language = "bash"  # of blocks without a language
+highlight_language = "text"  # of blocks without a language
 
 html_theme = "furo"
 html_title = f"medcl3d {__version__}"
