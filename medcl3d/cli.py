@@ -255,12 +255,19 @@ def check(
 
 
 @command
-def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
+def pretrain(
+    config: Config,
+    overrides: Overrides = None,
+    check: Check = False,
+    time: Annotated[
+        bool, _option("--time", None, "Dry run with a few steps, to report the time of a run.")
+    ] = False,
+) -> None:
     """Pretrain an encoder. The same command resumes. Also runs under torchrun."""
     path = config_path(config)
     from medcl3d.pretraining.pretrain import pretrain as run
 
-    run(path, overrides or [], check)
+    run(path, overrides or [], check, time)
 
 
 @command
