@@ -196,7 +196,8 @@ def new_scans(folder: Path) -> None:
 
 
 def torchio_scans(folder: Path) -> None:
-    """Two scans of each of two patients, of four shapes."""
+    """Two scans of each of two patients, of four shapes, and a store."""
+    store("data/mine")(folder)
     shapes = {
         "01_before": (24, 20, 18),
         "01_after": (20, 22, 19),
