@@ -31,6 +31,7 @@ from medcl3d.views import VIEWS
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"<!-- generated: (\w+)(?: (\w+))? -->")
+SECURITY = re.compile(r"\]\((?:\.\./)+SECURITY\.md")  # links to the file at the top of the checkout
 REGISTRIES = {
     "pairs": PAIRS,
     "objectives": OBJECTIVES,
@@ -203,7 +204,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Connect the functions above to sphinx."""
 
     def read(_app: Any, _name: str, source: list[str]) -> None:
-        source[0] = replaced(source[0])
+        source[0] = SECURITY.sub("](/reference/security.md", replaced(source[0]))
 
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)
