@@ -17,13 +17,14 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 default_role = "code"
 exclude_patterns = ["_build"]
 
-
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist", "colon_fence"]
+
+highlight_language = "text"  # of blocks without a language
 
 html_theme = "furo"
 html_title = f"medcl3d {__version__}"

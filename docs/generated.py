@@ -1,6 +1,6 @@
 """Parts of the reference that are generated from the code, as an extension of sphinx.
 
-A comment `<!-- generated: NAME [KIND] -->` in a page is replaced by the Markdown of the function of that name.
+A comment `<!-- generated: NAME [KIND] -->` in a page is replaced by the Markdown of function NAME.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from medcl3d.views import VIEWS
 
 DOCS = Path(__file__).parent
 MARK = re.compile(r"<!-- generated: (\w+)(?: (\w+))? -->")
+SECURITY = re.compile(r"\]\((?:\.\./)+SECURITY\.md")  # links to the file at the top of the checkout
 REGISTRIES = {
     "pairs": PAIRS,
     "objectives": OBJECTIVES,
@@ -98,12 +99,8 @@ def _table(kind: str, folder: str, columns: list[str]) -> str:
         page = (DOCS / folder / f"{name}.md").read_text(encoding="utf-8")
         middle = paragraph(page, "Needs") if kind == "pairs" else _uses(constructor)
         use = paragraph(page, "Use").replace("](", f"](../{folder}/").replace(f"../{folder}/../", "../")
-        cells = [
-            prose(text.partition("\n")[0]),
-            middle,
-            use,
-            prose(source_of(text)) or "None: it combines others.",
-        ]
+        source = prose(source_of(text)) or "None: it combines others."
+        cells = [prose(text.partition("\n")[0]), middle, use, source]
         lines.append(f"| [{name}](../{folder}/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -207,7 +204,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Connect the functions above to sphinx."""
 
     def read(_app: Any, _name: str, source: list[str]) -> None:
-        source[0] = replaced(source[0])
+        source[0] = SECURITY.sub("](/reference/security.md", replaced(source[0]))
 
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", docstring)

@@ -196,7 +196,8 @@ def new_scans(folder: Path) -> None:
 
 
 def torchio_scans(folder: Path) -> None:
-    """Two scans of each of two patients, of four shapes."""
+    """Two scans of each of two patients, of four shapes, and a store."""
+    store("data/mine")(folder)
     shapes = {
         "01_before": (24, 20, 18),
         "01_after": (20, 22, 19),
@@ -235,7 +236,7 @@ RUNS = {
     "howto/pseudonymise": Run(lambda folder: (tables(folder), bids(folder))[0]),
     "howto/few_labels": Run(store("data/mine"), LABELS),
     "howto/no_labels": Run(store("data/mine")),
-    "howto/see": Run(store("data/mine")),
+    "howto/see": Run(fine_tuned),
     "howto/compare": Run(store("data/mine"), {**SMALL, "compare": SMALL_COMPARISON}),
     "howto/predict": Run(fine_tuned),
     "howto/extend_run": Run(store("data/mine"), STEPS),

@@ -179,11 +179,12 @@ def run_page(page: Path, folder: Path, small: Mapping[str, Sequence[str]] = SMAL
 
 def _run(line: str, folder: Path, small: Mapping[str, Sequence[str]]) -> None:
     words = shlex.split(line)
+    name = words[words.index("medcl3d") + 1] if "medcl3d" in words[:-1] else ""
     if words[0] == "medcl3d" and not set(words) & {"|", ">", "&&"}:
-        done = CliRunner().invoke(app, [*words[1:], *small.get(words[1], ())])
+        done = CliRunner().invoke(app, [*words[1:], *small.get(name, ())])
         assert done.exit_code == 0, f"{line}\n{done.output[-3000:]}"
         return
-    bash = subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=environment(folder), capture_output=True, text=True
-    )
+    command = " ".join([line, *map(shlex.quote, small.get(name, ()))])
+    shell = {"cwd": folder, "env": environment(folder), "capture_output": True, "text": True}
+    bash: Any = subprocess.run(["bash", "-c", command], **shell)  # type: ignore[call-overload]
     assert bash.returncode == 0, f"{line}\n{bash.stdout[-3000:]}\n{bash.stderr[-3000:]}"

@@ -14,6 +14,7 @@ from tests.pages import ROOT, blocks, check_command, check_yaml, name_of, pages,
 LANGUAGES = {"", "console", "bash", "python", "yaml", "text", "json"}
 ELSEWHERE = {
     "README": "tests/test_readme.py runs the commands of a first pretraining",
+    "exports": "tests/exports runs the same exports, and the programs that read them",
     "strategies/write_your_own": "tests/test_strategy_pages.py puts the example into a copy of the package",
 }
 NAMES = {name_of(page): page for page in pages()}
