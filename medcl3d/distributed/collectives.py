@@ -163,6 +163,11 @@ def all_sum(value: Tensor) -> Tensor:
     return value
 
 
+def all_sums(*values: Tensor) -> tuple[Tensor, ...]:
+    """Sums over ranks of numbers of one dtype, without gradient, in one collective."""
+    return tuple(all_sum(torch.stack(values)).unbind()) if world_size() > 1 else values
+
+
 def all_mean(value: Tensor) -> Tensor:
     """Mean over ranks, without gradient."""
     return all_sum(value) / world_size()
@@ -173,8 +178,8 @@ def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
     DistributedDataParallel averages gradients over ranks, so the local sum is scaled by the world size.
     """
-    total = all_sum(weight.detach())
-    return local * world_size() / total, all_sum(local.detach()) / total
+    total, summed = all_sums(weight.detach(), local.detach())
+    return local * world_size() / total, summed / total
 
 
 def wait_for_all() -> None:

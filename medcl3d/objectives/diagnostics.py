@@ -37,7 +37,8 @@ class Tally:
         positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
         width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
         rows, pairs = (
-            positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width)
+            positive.new_full((), float(n), dtype=torch.float64)
+            for n in (len(positive), len(positive) * width)
         )
         others = pairs - positive.numel()  # these repel with M = 1
         selves = rows if selves is None else selves.to(rows)
@@ -125,7 +126,7 @@ def effective_rank(z: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
     """
     rows = z[:RANK_ROWS].float()
     if not torch.isfinite(rows).all():
-        return rows.new_tensor(float("nan"))
+        return rows.new_full((), float("nan"))
     values = torch.linalg.svdvals(rows)
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())

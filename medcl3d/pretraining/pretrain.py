@@ -88,6 +88,7 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
             device,
             "pretraining",
             before_step=learner.before_step,
+            announce=learner.announce,
             after_step=learner.after_step,
             watch=watch,
             keep=lambda step: run.weights(f"encoder_{step}", learner.network, sidecar(parts, step)),
