@@ -12,7 +12,6 @@ from monai.networks.blocks.transformerblock import TransformerBlock
 from torch import Tensor, nn
 
 from medcl3d.config.field_types import NonNegativeInt, Positive, PositiveInt, Size
-from medcl3d.core.device import to_device
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
@@ -137,7 +136,7 @@ def _positions_on(
     grid: Triple, hidden_size: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "_ _"]:
     """`_positions` in a dtype and on a device, where they stay."""
-    return to_device(_positions(grid, hidden_size).to(dtype), device)
+    return _positions(grid, hidden_size).to(device, dtype)
 
 
 @lru_cache(maxsize=16)

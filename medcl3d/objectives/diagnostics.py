@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from medcl3d.core.relation import Relation
-from medcl3d.distributed.collectives import all_mean, all_sum
+from medcl3d.distributed.collectives import all_sum, all_sums, world_size
 from medcl3d.losses.contrastive import Tile
 
 # Singular values of more embeddings cost more time and change the effective rank little.
@@ -84,13 +84,14 @@ def diagnose(z: Float[Tensor, "N E"], tally: Tally) -> dict[str, Float[Tensor, "
     effective_rank: RankMe, Garrido et al., ICML 2023 (on at most 512 embeddings per rank, mean over ranks).
     """
     sums = tally.total(z, all_sum)
-    p, aligned, spread, repelled = sums[[2, 6, 7, 8]].unbind()
+    p, aligned, uniform, repelled = (sums[i] for i in (2, 6, 7, 8))
+    rank, spread = all_sums(effective_rank(z), z.std(0).mean())
     return {
         **_counts(sums),
         "alignment": aligned / p,
-        "uniformity": (spread / repelled).log(),
-        "effective_rank": all_mean(effective_rank(z)),
-        "feature_std": all_mean(z.std(0).mean()),
+        "uniformity": (uniform / repelled).log(),
+        "effective_rank": rank / world_size(),
+        "feature_std": spread / world_size(),
     }
 
 

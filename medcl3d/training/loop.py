@@ -24,8 +24,8 @@ from medcl3d.distributed.collectives import (
     wait_for_all,
     world_size,
 )
-from medcl3d.distributed.memory import peak_memory_mb
-from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
+from medcl3d.distributed.memory import memory_errors, peak_memory_mb
+from medcl3d.distributed.precision import Precision, autocast, autocast_dtype, backends
 from medcl3d.io.signals import handled
 from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
@@ -34,6 +34,10 @@ from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
 
+TOO_LARGE = (
+    "lower train.samples_per_step or data.patch_size; or set train.checkpointing, or in a pretraining "
+    "train.grad_cache, which need less memory and more time"
+)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -46,7 +50,10 @@ class FitOptions:
     lr                 largest learning rate, at the end of the warm-up; it falls to 0 along half a cosine
     weight_decay       decoupled decay of the weights, relative to the learning rate
     warmup_steps       steps in which the learning rate rises linearly
-    precision          auto: bfloat16 autocast if the device supports it, else float32
+    precision          auto: bfloat16 autocast if the device supports it, else float16 on GPUs with tensor
+                       cores for it, else float32. The loss is scaled in float16
+    tf32               compute float32 convolutions in TF32 (3 digits) on GPUs that have it
+    deterministic      use algorithms with the same result in each run on a GPU, which are slower
     clip_norm          maximum norm of the gradient
     checkpoint_every   steps between checkpoints, from which a stopped run resumes
     log_every          steps between rows of metrics.jsonl
@@ -74,6 +81,8 @@ class FitOptions:
     warmup_steps: NonNegativeInt = 0
     clip_norm: Positive = 1.0
     precision: Precision = "auto"
+    tf32: bool = True
+    deterministic: bool = False
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 10
     workers: NonNegativeInt = 0
@@ -166,11 +175,17 @@ def fit(
         nesterov=options.nesterov,
         layer_decay=options.layer_decay,
     )
-    step, bad_steps, clock = restore(model, optimizer, run), 0, StepClock()
-    wrapped = DistributedDataParallel(model) if world_size() > 1 else model
     dtype = autocast_dtype(options.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
+    wrapped = in_parallel(model) if world_size() > 1 else model
     run.status("running", step)
-    with _stop_signals(device) as stop_votes, progress_of_steps(title, step, options.steps) as advance:
+    with (
+        _stop_signals(device) as stop_votes,
+        progress_of_steps(title, step, options.steps) as advance,
+        backends(tf32=options.tf32, deterministic=options.deterministic),
+        memory_errors(TOO_LARGE),
+    ):
         stream = batches(step)
         while step < options.steps:
             set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
@@ -180,7 +195,8 @@ def fit(
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.value.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
             # The gradient is the mean over ranks, so all ranks skip the same step.
             # Each read waits for a GPU, so its ranks agree before the step, and those of CPUs after it.
@@ -192,9 +208,11 @@ def fit(
             else:
                 optimizer.step()
                 after_step()
+            scaler.update()
             step += 1
             advance(step, loss_value)
-            if bad_steps == 1 and rank() == 0:
+            too_large = scaler.is_enabled() and math.isfinite(loss_value)  # for float16: the scale is halved
+            if bad_steps == 1 and rank() == 0 and not too_large:
                 run.warn(
                     step, f"{not_finite(loss_value, norm_value)}, so this step does not change the weights"
                 )
@@ -218,7 +236,7 @@ def fit(
                 raise divergence(step, bad_steps, not_finite(loss_value, norm_value), options)
             stopping = sum(votes or _read(stop_votes())) > 0
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
-                save_checkpoint(model, optimizer, run, step)
+                save_checkpoint(model, optimizer, run, step, scaler, device)
             if stopping and step < options.steps:
                 run.status("stopped", step, "stopped by a signal")
                 # torchrun ends all ranks when one exits, so all wait until rank 0 has written.
@@ -226,6 +244,15 @@ def fit(
                 raise Stopped(
                     f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume"
                 )
+
+
+def in_parallel(model: nn.Module) -> DistributedDataParallel:
+    """The model on this rank, with gradients averaged over ranks.
+
+    Buffers are not broadcast in each step: all ranks compute those of objectives and heads from the global
+    batch, and those of rank 0 are saved.
+    """
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def _may_be_logged(step: int, bad_steps: int, options: FitOptions) -> bool:
