@@ -38,6 +38,7 @@ TOO_LARGE = (
     "lower train.samples_per_step or data.patch_size; or set train.checkpointing, or in a pretraining "
     "train.grad_cache, which need less memory and more time"
 )
+FIRST_SCALE = 2.0**12  # of the loss in float16: low, since too many steps that overflow end a run
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -176,7 +177,7 @@ def fit(
         layer_decay=options.layer_decay,
     )
     dtype = autocast_dtype(options.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=dtype == torch.float16)
     step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
     wrapped = in_parallel(model) if world_size() > 1 else model
     run.status("running", step)
