@@ -20,7 +20,7 @@ def transfers(bench: Bench) -> Table:
     from tests.pretend.device import BLOCKING, COPY, READ
     from tests.pretend.steps import PATCH, by_kind, pretraining_steps
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for objective, strategy in (*((name, "overlapping_crops") for name in OBJECTIVES.names()), *OTHERS):
         try:
             with contextlib.redirect_stderr(io.StringIO()):
