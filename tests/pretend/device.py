@@ -51,14 +51,14 @@ class OnDevice(Tensor):
     def __new__(cls, held: Tensor) -> OnDevice:
         made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
             device=DEVICE,
             requires_grad=False,
         )
-        made.held = inner
+        made.held = held
         return made  # type: ignore[no-any-return]
 
     def __init__(self, held: Tensor):
