@@ -97,13 +97,13 @@ class ViT3d(nn.Module):
         if kept is not None:
             tokens = tokens.gather(1, kept)
         if self.registers is not None:
-            tokens = torch.cat((self.registers.to(tokens).expand(len(tokens), -1, -1), tokens), dim=1)
+            tokens = torch.cat((self.registers.to(tokens).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
         pooled = tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if kept is not None:
-            empty = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2])
+            empty = tokens.new_zeros(tokens.shape[0], depth * height * width, tokens.shape[2])
             tokens = empty.scatter(1, kept, tokens)
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
