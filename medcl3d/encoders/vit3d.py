@@ -92,7 +92,7 @@ class ViT3d(nn.Module):
         grid = self.patch_embedding(x)
         depth, height, width = grid.shape[2:]
         tokens = rearrange(grid, "b c d h w -> b (d h w) c")
-        tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
+        tokens = tokens + positions((depth, height, width), tokens.shape[2]).to(tokens)
         kept = None if visible is None else _kept(visible).unsqueeze(2).expand(-1, -1, tokens.shape[2])
         if kept is not None:
             tokens = tokens.gather(1, kept)
@@ -132,7 +132,7 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
 
 
 @lru_cache(maxsize=16)
-def _positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
+def positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
     """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
 
     Source: Vaswani et al. 2017, section 3.5, for each axis.
