@@ -17,7 +17,7 @@ OF_THE_MACHINE = BOARD_GROUPS["speed"]
 LIMITS = """- Research software, not validated for clinical use.
 - Results may be wrong for scans of another modality, voxel size, body part or population.
 - Weights can hold information on the training scans. Share them only if the licence of the data allows it.
-- Missing here: the source of the scans, their licence, the population. Add them before you share this folder."""
+- Missing here: the source of the scans, its licence, the population. Add them before you share this."""
 
 
 def model_card(source: Source) -> str:

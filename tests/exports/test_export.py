@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -19,7 +23,7 @@ import medcl3d
 from medcl3d.cli import app
 from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.datasets.pseudonymise import KEY
-from medcl3d.downstream.predict.predict import segment
+from medcl3d.downstream.predict.predict import predict, segment
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.exports.export import FORMATS, export
@@ -247,3 +251,58 @@ def test_the_outputs_of_a_segmentation_are_logits(make_run: RunMaker, tmp_path: 
     crops = source.crops(1)
     (found,) = onnxruntime.InferenceSession(out / "model.onnx").run(["logits"], {"crops": crops.numpy()})
     np.testing.assert_allclose(found, source.outputs(crops)["logits"].numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flips", [[False, False, False], [True, False, True]])
+def test_a_bundle_gives_the_label_maps_of_predict(
+    make_run: RunMaker, tmp_path: Path, flips: list[bool]
+) -> None:
+    """Scans smaller than a patch in one axis, on a grid that is not RAS+."""
+    pytest.importorskip("fire")
+    run = make_run("unet3d", segments=True)
+    sidecar = json.loads((run / "model.json").read_text())
+    sidecar["task"]["segmentation"]["test_time_flips"] = flips
+    (run / "model.json").write_text(json.dumps(sidecar))
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    rng, affine = np.random.default_rng(0), np.diag([-1.0, 1.0, -2.0, 1.0])
+    for name, shape in (("a.nii.gz", (40, 50, 20)), ("b.nii", (33, 34, 45))):
+        nibabel.save(nibabel.Nifti1Image(rng.normal(size=shape).astype(np.float32), affine), scans / name)
+    out = export(run, "monai", tmp_path / "bundle")
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json",
+               "--meta_file", "configs/metadata.json", "--bundle_root", ".", "--dataset_dir", str(scans),
+               "--output_dir", str(tmp_path / "labels")]  # fmt: skip
+    subprocess.run(command, cwd=out, check=True, capture_output=True)
+    predicted = predict(run, scans, tmp_path / "predicted")
+    assert len(predicted) == 2
+    for path in predicted:
+        ours, theirs = (
+            nibabel.load(path),
+            nibabel.load(tmp_path / "labels" / f"{path.name.split('.')[0]}.nii.gz"),
+        )
+        np.testing.assert_array_equal(theirs.affine, ours.affine)
+        np.testing.assert_array_equal(np.asarray(theirs.dataobj), np.asarray(ours.dataobj))
+        assert len(np.unique(np.asarray(ours.dataobj))) > 1
+
+
+@pytest.mark.slow
+def test_nnunet_trains_from_an_export(make_run: RunMaker, tmp_path: Path) -> None:
+    """Needs nnU-Net: NNUNET_PYTHON=/path/to/python of an environment with nnunetv2."""
+    python = os.environ.get("NNUNET_PYTHON")
+    if python is None:
+        pytest.skip("NNUNET_PYTHON is not set")
+    run = make_run("unet3d", blocks=[1, 2, 1])
+    out = export(run, "nnunet", tmp_path / "out")
+    source = Source.of(run)
+    crops = source.crops()
+    np.save(tmp_path / "crops.npy", crops.numpy())
+    (tmp_path / "work").mkdir()
+    script = Path(__file__).with_name("nnunet_oracle.py")
+    arguments = [python, script, out, tmp_path / "crops.npy", tmp_path / "work"]
+    done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+    assert "PlainConvUNet: trained, largest change " in done.stdout
+    found, ours = np.load(tmp_path / "work" / "outputs.npz"), source.outputs(crops)
+    largest = max(float(np.abs(found[name] - ours[name].numpy()).max()) for name in found.files)
+    print(f"\nnnU-Net's network differs by at most {largest:.2g}")
+    assert len(found.files) == 3 and largest < 1e-4
