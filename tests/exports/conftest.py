@@ -54,6 +54,8 @@ def make_run(tmp_path: Path) -> RunMaker:
         with torch.no_grad():  # so that no norm is without effect
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape))
+            if segments:
+                model.head.bias.zero_()  # so that no class prevails
         folder = tmp_path / "run"
         folder.mkdir()
         sidecar = copy.deepcopy(MODEL if segments else ENCODER)

@@ -50,7 +50,8 @@ def prepare() -> None:
 
     extract_fingerprints([999], num_processes=1)
     folder = WORK / "preprocessed" / DATASET
-    shutil.copy(EXPORT / f"{PLANS}.json", folder)
+    plans = json.loads((EXPORT / f"{PLANS}.json").read_text()) | {"dataset_name": DATASET}
+    (folder / f"{PLANS}.json").write_text(json.dumps(plans))
     shutil.copy(WORK / "raw" / DATASET / "dataset.json", folder)
     preprocess([999], PLANS, ["3d_fullres"], [1])
 

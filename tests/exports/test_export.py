@@ -217,6 +217,7 @@ def test_nnunet_computes_the_maps_of_a_crop_with_reversed_axes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a Swin transformer has some thousand operations
 @pytest.mark.parametrize("to", ["torch_export", "onnx"])
 @pytest.mark.parametrize("name", ["unet3d", "resnet3d", "vit3d", "swin3d"])
 def test_a_program_computes_the_outputs_for_any_number_of_crops(
@@ -287,6 +288,7 @@ def test_a_bundle_gives_the_label_maps_of_predict(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_nnunet_trains_from_an_export(make_run: RunMaker, tmp_path: Path) -> None:
     """Needs nnU-Net: NNUNET_PYTHON=/path/to/python of an environment with nnunetv2."""
     python = os.environ.get("NNUNET_PYTHON")
