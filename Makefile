@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint language reliability security audit pictures measured recovery wheel clean
+.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability security audit pictures measured recovery wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,8 +66,11 @@ lint: setup ## check style and types
 language: setup ## list phrases that tests/language.yaml replaces
 	$(BIN)/python tests/language.py
 
-reliability: setup ## cause every fault once and write the table of docs/reliability.md
+reliability: setup ## cause every fault once and write the table of docs/reference/faults.md
 	$(FEW_THREADS) $(BIN)/python docs/reliability.py
+
+docs: setup ## build the documentation site, docs/_build/html/index.html
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
 
 security: setup ## search medcl3d and tools for dangerous patterns
 	$(BIN)/bandit --quiet --recursive -ll medcl3d tools
@@ -99,5 +102,5 @@ wheel: setup ## build dist/medcl3d-*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove build outputs, never data, runs or .venv
-	rm -rf build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist docs/_build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find medcl3d tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

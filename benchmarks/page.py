@@ -18,7 +18,8 @@ from benchmarks.measure import Table
 from medcl3d.io.atomic import write_text
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
-HEAD = "# Performance\n\nWritten by `medcl3d benchmark --out docs/performance.md`. Brackets: 95% interval."
+COMMAND = "medcl3d benchmark --out docs/results/performance.md"
+HEAD = f"# Performance\n\nWritten by `{COMMAND}`. Brackets: 95% interval."
 SECTION = "\n## "
 
 

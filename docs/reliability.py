@@ -1,4 +1,4 @@
-"""Cause every fault of `tests/faults` once and write the messages into reliability.md: make reliability."""
+"""Cause every fault of `tests/faults` once and write the messages into a page: make reliability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medcl3d.preprocessing.prepare import prepare  # noqa: E402
 from tests.faults import FAULTS  # noqa: E402
 from tests.faults.fault import meet  # noqa: E402
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "reference" / "faults.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 
 

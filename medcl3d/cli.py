@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from medcl3d.config.key_value import WithOptions
 from medcl3d.config.kinds import CONFIGS
 from medcl3d.core.errors import ConfigError, DataError, UserError
+from medcl3d.core.monai_on_demand import import_on_demand
 from medcl3d.core.version import __version__
 from medcl3d.io.encoding import escape_unencodable, unwritable
 
@@ -255,12 +256,19 @@ def check(
 
 
 @command
-def pretrain(config: Config, overrides: Overrides = None, check: Check = False) -> None:
+def pretrain(
+    config: Config,
+    overrides: Overrides = None,
+    check: Check = False,
+    time: Annotated[
+        bool, _option("--time", None, "Dry run with a few steps, to report the time of a run.")
+    ] = False,
+) -> None:
     """Pretrain an encoder. The same command resumes. Also runs under torchrun."""
     path = config_path(config)
     from medcl3d.pretraining.pretrain import pretrain as run
 
-    run(path, overrides or [], check)
+    run(path, overrides or [], check, time)
 
 
 @command
@@ -559,6 +567,7 @@ def _program(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default from sys.argv) and end the process with its exit code."""
     escape_unencodable()
+    import_on_demand()
     if os.environ.get("RANK", "0") != "0":
         warnings.simplefilter("ignore")  # the first rank prints the same ones
     try:

@@ -127,7 +127,12 @@ def test_options_may_precede_and_follow_overrides(called: list[tuple[Any, ...]],
     config.touch()
     assert medcl3d("pretrain", config, "--check", "train.steps=1", "seed=2").exit_code == 0
     assert medcl3d("pretrain", config, "train.lr=-1").exit_code == 0
-    assert called == [(config, ["train.steps=1", "seed=2"], True), (config, ["train.lr=-1"], False)]
+    assert medcl3d("pretrain", "--time", config).exit_code == 0
+    assert called == [
+        (config, ["train.steps=1", "seed=2"], True, False),
+        (config, ["train.lr=-1"], False, False),
+        (config, [], False, True),
+    ]
 
 
 def test_compare_accepts_an_expanded_glob(called: list[tuple[Any, ...]], tmp_path: Path) -> None:
@@ -159,7 +164,7 @@ def test_a_packaged_configuration_is_found_by_name_and_reported(
 ) -> None:
     done = medcl3d("pretrain", name)
     assert done.exit_code == 0
-    (path, _, _) = called[0]
+    path = called[0][0]
     assert path == ROOT / "configs/pretrain/simulated_overlap.yaml"
     assert str(path) in done.stderr and "packaged" in done.stderr
 

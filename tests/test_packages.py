@@ -24,8 +24,9 @@ DISTRIBUTION = {
     "sklearn": "scikit-learn",
     "SimpleITK": "simpleitk",
     "pydantic_core": "pydantic",
+    "mlflow": "mlflow-skinny",
 }
-EXTRAS = ("blosc2", "dicom", "slurm")  # each for one command, which reports how to install it
+EXTRAS = ("blosc2", "dicom", "mlflow", "slurm", "wandb")  # messages name the command that installs each
 ORACLES = {"lightly"}  # compared with our code if installed, never required
 LIBRARIES = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 

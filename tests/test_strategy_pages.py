@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from skimage.io import imread
 from medcl3d.catalogue import explain
 from medcl3d.pairs import PAIRS
 from medcl3d.pretraining.pretrain import pretrain
+from tests import pages
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "strategies"
@@ -30,7 +30,7 @@ SMALL = (
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [block.code for block in pages.blocks(page, language)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,10 +40,10 @@ def test_a_page_says_what_the_code_says(name: str) -> None:
     assert blocks(page, "text") == [explain("pairs", name) + "\n"], (
         "medcl3d list pairs NAME says something else by now"
     )
-    assert "**Assumes.**" in text and "**Fails.**" in text
+    assert all(part in text for part in ("**Needs.**", "**Use.**", "**Assumes.**", "**Fails.**"))
     assert imread(PAGES / "pictures" / f"{name}.webp").size > 100_000
     assert f"](pictures/{name}.webp)\n\n*An anchor (yellow) of " in text and "CC BY" in text
-    assert f"[{name}]({name}.md)" in (PAGES / "README.md").read_text(encoding="utf-8")
+    assert f"[{name}]({name}.md)" in (PAGES / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,8 +59,8 @@ def test_the_configuration_of_a_page_runs(name: str, tiny_store: Path, tmp_path:
 
 
 def test_no_page_is_left_of_what_is_gone() -> None:
-    pages = {page.stem for page in PAGES.glob("*.md")} - {"README", "write_your_own", "recovery"}
-    assert pages == set(NAMES)
+    found = {page.stem for page in PAGES.glob("*.md")} - {"index", "write_your_own", "recovery"}
+    assert found == set(NAMES)
     assert {picture.name for picture in PICTURES} == {f"{name}.webp" for name in (*NAMES, "poster")}
 
 

@@ -27,7 +27,7 @@ CONTROLS = ("placebo", "mae", "augmented_views")
 class Panel:
     """One comparison: its committed rows, its endpoint, and the arm without pretraining.
 
-    earlier  arms that were made with an earlier relation, marked as in docs/results.md
+    earlier  arms that were made with an earlier relation, marked as in docs/results/index.md
     """
 
     title: str

@@ -55,7 +55,7 @@ def configuration(page: Path) -> str:
 def pages() -> list[Path]:
     """The pages of all strategies."""
     return sorted(
-        page for page in HERE.glob("*.md") if page.stem not in ("README", "write_your_own", "recovery")
+        page for page in HERE.glob("*.md") if page.stem not in ("index", "write_your_own", "recovery")
     )
 
 

@@ -55,7 +55,7 @@ from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.overview import write_overview
 from medcl3d.comparison.report.report import write_report
 from medcl3d.comparison.run.archive import SUFFIX, is_archive, pack, unpack
-from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting
+from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting, measured_before
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.lock import exclusive_start
 from medcl3d.comparison.run.signals import stopped_by_signals
@@ -192,7 +192,9 @@ def _report(
     """
     check_confirmation(runs, config, str(config_path))
     table, missing = gather(runs, config), incomplete_runs(runs, config)
-    declared = check_preregistration(config, preregistrations(file_beside(runs, config)), list(table.columns))
+    repeated = {run.seed for run in runs if run.measures and measured_before(run)}
+    declarations = preregistrations(file_beside(runs, config))
+    declared = check_preregistration(config, declarations, list(table.columns), repeated)
     compared = compared_arms(table, config, {*automatic, *failed_arms(missing, config)})
     used = runs_of(runs, compared)
     notes = [

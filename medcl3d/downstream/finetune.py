@@ -36,7 +36,7 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, ScanSelection, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
-from medcl3d.training.loop import FitOptions, check_ranks, fit, warmup_warning
+from medcl3d.training.loop import FitOptions, check_options, fit, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.views import VIEWS, ViewRecipe
 
@@ -63,6 +63,8 @@ class FinetuneConfig:
     views         augmentation of patches (default: `mri` without mirroring, since scans are in RAS order and
                   position largely distinguishes a structure from its neighbours)
     measured_on   test patients, or validation patients while choices are still made
+    validate_every  steps after which the validation patients are measured, for a curve of `validation/` in
+                  metrics.jsonl and trackers; a multiple of `train.log_every`
     seed          seed of weights that are not loaded, the draw of labelled patients, the patches, the
                   bootstrap
     """
@@ -79,6 +81,7 @@ class FinetuneConfig:
     num_labelled: PositiveInt | None = None
     views: choice_of(VIEWS) = NO_MIRRORING  # type: ignore[valid-type]
     measured_on: Measured = "test"
+    validate_every: PositiveInt | None = None
     seed: Seed = 0
 
     @property
@@ -92,6 +95,7 @@ class Finetuning:
     """All parts of a fine-tuning, built from its configuration.
 
     train, test  scans of the store
+    validation   scans that are measured during training; () if none are
     labelled     patients whose labels are used
     """
 
@@ -102,6 +106,7 @@ class Finetuning:
     recipe: ViewRecipe
     train: ScanSelection
     test: ScanSelection
+    validation: tuple[int, ...]
     labelled: tuple[str, ...]
     transferred: Transferred | None
 
@@ -111,7 +116,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
 
     ConfigError, DataError otherwise.
     """
-    check_ranks(config.train)
+    check_options(config.train)
     if config.train.grad_cache:
         raise ConfigError(
             "train.grad_cache", config.train.grad_cache, "fine-tuning has no negatives", "set it to 0"
@@ -140,8 +145,37 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     if config.freeze:
         network.encoder.requires_grad_(False)
     return Finetuning(
-        config, store, task, model, VIEWS.build(config.views), train, test, labelled, transferred
+        config,
+        store,
+        task,
+        model,
+        VIEWS.build(config.views),
+        train,
+        test,
+        scans_to_validate(config, store, task),
+        labelled,
+        transferred,
     )
+
+
+def scans_to_validate(config: FinetuneConfig, store: Store, task: Task) -> tuple[int, ...]:
+    """The scans of validation patients that are measured during training. ConfigError if there are none."""
+    every = config.validate_every
+    if every is None:
+        return ()
+    if every % config.train.log_every:
+        problem = f"is not a multiple of train.log_every = {config.train.log_every}"
+        raise ConfigError("validate_every", every, problem, "change one of them", colon=False)
+    split = split_of(store, config.data)
+    if not split.validation:
+        problem, remedy = (
+            "the split has no validation patients",
+            "prepare the scans with validation_fraction=0.2",
+        )
+        raise ConfigError("validate_every", every, problem, remedy)
+    validation = split.measured_on("validation")
+    scans = scans_to_test(store, config.data, task, validation, config.task.name)
+    return tuple(int(scan) for scan in scans.rows)
 
 
 def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
@@ -191,7 +225,23 @@ def train_model(parts: Finetuning, run: RunFolder, device: torch.device) -> None
         run,
         device,
         "fine-tuning",
+        watch=lambda step: validate(parts, device, step),
     )
+
+
+def validate(parts: Finetuning, device: torch.device, step: int) -> dict[str, float]:
+    """Metrics of the validation patients, if they are due after this step."""
+    config = parts.config
+    if config.validate_every is None or step % config.validate_every:
+        return {}
+    modes = {module: module.training for module in parts.model.modules()}
+    dtype = autocast_dtype(config.train.precision, device)
+    found = parts.task.evaluate(
+        parts.model, parts.store, parts.validation, config.data.patch_size, device, dtype, config.seed
+    )
+    for module, mode in modes.items():
+        module.training = mode
+    return {f"validation/{name}": interval.mean for name, interval in found.metrics.items()}
 
 
 def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:

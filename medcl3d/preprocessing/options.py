@@ -31,7 +31,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 class PrepareOptions:
     """How scans are prepared.
 
-    assume_spacing_mm the voxel size, along the file's own axes, of files whose headers have lost it
+    assume_spacing_mm  the voxel size, along the file's own axes, of files whose headers have lost it
     spacing_mm        keep, median (of the collection, per axis), or three numbers
     intensity         mri, ct or none; auto: ct if the modality is CT, none if it is shape, else mri. Scans of
                       two values become 0 and 1

@@ -27,7 +27,7 @@ from medcl3d.pairs import (
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.training.grad_cache import refuse_batch_statistics
-from medcl3d.training.loop import check_ranks
+from medcl3d.training.loop import check_options
 from medcl3d.views import ViewRecipe, flip_probability_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def check_parts(parts: Pretraining) -> None:
     """Check that the parts of a pretraining are compatible. ConfigError names the first conflict."""
     config, strategy, objective = parts.config, parts.strategy, parts.learner.objective
     network, collection = parts.learner.network, parts.scans.collection
-    check_ranks(config.train)
+    check_options(config.train)
     if config.loader == "torchio":
         from medcl3d.sampling.torchio_sampler import refuse_across_patients
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +20,7 @@ from medcl3d.distributed.collectives import process_group, rank, say
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
+from medcl3d.io.progress import duration
 from medcl3d.pairs import needs_features
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.embedding_export import export_embeddings
@@ -29,16 +34,22 @@ from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
-from medcl3d.training.loop import fit
+from medcl3d.training.loop import FitOptions, fit
 from medcl3d.training.run_folder import RunFolder, run_of, versions
+from medcl3d.training.time_estimate import TIMED, UNTIMED
 
 SCHEMA = 1
 
 
-def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
+def pretrain(
+    config_path: Path, overrides: Sequence[str] = (), check: bool = False, time: bool = False
+) -> Path:
     """Pretrain an encoder and return the run folder.
 
     Resumes a run that was stopped; does nothing if it is done.
+
+    check  validate everything, and train nothing
+    time   the same, and train a few steps whose weights are discarded, to report the time of a run
     """
     config = load(config_path, overrides, PretrainConfig)
     with process_group(config.train.timeout_s) as device:
@@ -47,12 +58,13 @@ def pretrain(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         probe = None
         if config.probe is not None:
             probe = ProbedCrops(config.probe, parts.store, config.data, config.train.log_every)
-        if check:
+        if check or time:
             say(memory_estimate(parts, device))
             require_writable(config.out_dir, "out_dir")
-            say(
-                "dry run: data, pairs, one sample, network, objective and out_dir are valid; none was trained"
-            )
+            if time:
+                say(time_steps(parts, device))
+            checked = "data, pairs, one sample, network, objective and out_dir"
+            say(f"dry run: {checked} are valid; nothing was written")
             return config.out_dir
         run_pretraining(parts, probe, device)
     return config.out_dir
@@ -64,36 +76,69 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
     with run_of(config, config.out_dir, parts.store, "pretrain", train.precision, device) as run:
         if run is None:
             return
-        dataset = parts.dataset()
         if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():
             shown = shown_batch(parts)
             run.picture("pairs", picture_of_pairs(shown, 1))
             run.picture("relation", picture_of_relation(shown.facts))
-
-        def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
-            loss: Loss = model(raw.to(device))
-            return loss
 
         def watch(step: int) -> dict[str, float]:
             if probe is None or step % probe.every:
                 return {}
             return probe.measure(learner.network, device, autocast_dtype(train.precision, device))
 
-        fit(
-            learner,
-            loss_of,
-            lambda step: batches(config, dataset, step),
+        train_encoder(
+            parts,
             train,
             run,
             device,
-            "pretraining",
-            before_step=learner.before_step,
-            after_step=learner.after_step,
             watch=watch,
             keep=lambda step: run.weights(f"encoder_{step}", learner.network, sidecar(parts, step)),
         )
         finish(parts, run, device)
     say(f"{config.out_dir / 'encoder.safetensors'}")
+
+
+def train_encoder(
+    parts: Pretraining, options: FitOptions, run: RunFolder, device: torch.device, **hooks: Callable[..., Any]
+) -> None:
+    """Train the encoder in place. hooks: `watch` and `keep` of `fit`."""
+    learner, dataset = parts.learner, parts.dataset()
+
+    def loss_of(model: nn.Module, raw: RawBatch) -> Loss:
+        loss: Loss = model(raw.to(device))
+        return loss
+
+    fit(
+        learner,
+        loss_of,
+        lambda step: batches(parts.config, dataset, step),
+        options,
+        run,
+        device,
+        "pretraining",
+        before_step=learner.before_step,
+        after_step=learner.after_step,
+        **hooks,
+    )
+
+
+def time_steps(parts: Pretraining, device: torch.device) -> str:
+    """A line with the time of the run on this machine, from real steps in a temporary folder."""
+    train = parts.config.train
+    steps = UNTIMED + TIMED
+    options = replace(
+        train, steps=steps, warmup_steps=0, log_every=1, checkpoint_every=steps, keep_steps=(), trackers=()
+    )
+    with TemporaryDirectory() as folder:
+        train_encoder(parts, options, RunFolder(Path(folder), False, trackers=()), device)
+        lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines][UNTIMED:]
+    seconds = median(train.samples_per_step / row["samples_per_s"] for row in rows)
+    waited, memory = median(row["data_wait"] for row in rows), rows[-1]["peak_memory_mb"]
+    return (
+        f"  time: about {duration(seconds * train.steps)} for {train.steps} steps ({seconds:.2g} s per step, "
+        f"{waited:.0%} of it waiting for data; peak memory {memory / 1024:.1f} GiB; median of {TIMED} steps)"
+    )
 
 
 def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterator[RawBatch]:

@@ -14,7 +14,7 @@ from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.proposal.measure import Measure, choose_strategies
 from medcl3d.proposal.sizes import Machine, Sizes
 
-REPLICATES = 2  # first: docs/comparing.md, "The plan"
+REPLICATES = 2  # first: docs/howto/compare.md, "The plan"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _compare(plan: Plan, measure: Measure) -> str:
     control = "scratch" if measure.command == "finetune" else "untrained"
     return _text(
         f"Comparison of pairs. Metric: {measure.reason}.",
-        "Controls are added (docs/comparing.md). --check reports the runs, and the time once some finished.",
+        "Controls are added (docs/howto/compare.md). --check reports the runs, and the time after some.",
         "Two replicates estimate time and variance. Then set replicates: 10, and only missing runs start;",
         "fewer than six are not tested.",
         content={

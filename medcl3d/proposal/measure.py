@@ -70,7 +70,7 @@ def choose_strategies(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Name of an arm -> the pairs, the objective and the learning rate of its pretraining; the first is that
     of `pretrain.yaml`.
 
-    The learning rates are those of docs/recipes.md.
+    The learning rates are those of docs/concepts/choosing.md.
     """
     return {
         "dense": {

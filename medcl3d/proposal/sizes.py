@@ -11,7 +11,7 @@ from medcl3d.core.geometry import Triple, triple
 from medcl3d.pretraining.patch_size import Strides, patch_and_strides
 
 VARIES = 1.3  # 90th over 10th percentile of the spacing of an axis, from which scans are resampled
-LARGE_GPU_BYTES = 10 << 30  # memory of the preset brain_mr, docs/recipes.md
+LARGE_GPU_BYTES = 10 << 30  # memory of the preset brain_mr, docs/concepts/choosing.md
 AXES = ("x", "y", "z")
 
 

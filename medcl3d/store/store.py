@@ -45,7 +45,7 @@ class Store:
 
     root         the output folder of `prepare`
     collection   one row per scan; a scan's id is its row
-    num_channels of every scan
+    num_channels  of every scan
     label_names  class -> name
     scans        the description of each scan: shape, body, normalisation, source, hashes
     """

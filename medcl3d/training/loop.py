@@ -35,6 +35,7 @@ from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
 from medcl3d.training.time_estimate import TimeEstimate
+from medcl3d.training.trackers import TrackerName, check_trackers
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
@@ -67,6 +68,7 @@ class FitOptions:
                        loss on the whole batch: the memory of a small batch for one more forward pass (0: all
                        at once)
     timeout_s          seconds that a rank waits for another one before the run fails
+    trackers           tensorboard, mlflow, wandb (the last two: pip install 'medcl3d[mlflow,wandb]')
     """
 
     steps: PositiveInt
@@ -89,6 +91,7 @@ class FitOptions:
     keep_steps: tuple[PositiveInt, ...] = ()
     grad_cache: NonNegativeInt = 0
     timeout_s: Positive = TIMEOUT_S
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         if self.optimizer == "adamw" and self.momentum is not None:
@@ -108,8 +111,9 @@ class FitOptions:
             )
 
 
-def check_ranks(options: FitOptions) -> None:
-    """ConfigError if the samples of a step cannot be divided equally among the ranks."""
+def check_options(options: FitOptions) -> None:
+    """ConfigError if the ranks cannot share the samples of a step equally, or a tracker is not installed."""
+    check_trackers(options.trackers)
     if options.samples_per_step % world_size():
         problem = f"cannot be divided among {world_size()} ranks"
         remedy = "use a multiple of the number of ranks"

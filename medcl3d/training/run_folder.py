@@ -9,7 +9,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,31 +33,23 @@ from medcl3d.io.json_file import read_record
 from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import changed, fingerprints
 from medcl3d.store.store import Store
+from medcl3d.training.trackers import TRACKERS, Tracker, TrackerName, tracked_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # Fields that do not affect training or its order: a run may resume with other values.
 FREE_FIELDS = tuple(
-    f"train.{name}" for name in ("workers", "log_every", "checkpoint_every", "checkpointing", "timeout_s")
+    f"train.{name}"
+    for name in ("workers", "log_every", "checkpoint_every", "checkpointing", "timeout_s", "trackers")
 )
-FREE_FIELDS += ("out_dir", "probe")
+FREE_FIELDS += ("out_dir", "probe", "validate_every")
 SCRATCH_FREE_FIELDS = ("transfer", "step")
 """Fields that describe the weights to start from, without an effect on a run from scratch."""
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 WEIGHTS_HASH = "weights_sha256"
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
-BOARD_GROUPS = {
-    "pairs": (
-        "positives_per_anchor", "anchors_without_positive", "effective_negatives", "fraction_ignored",
-        "mean_positive", "mean_negative",
-    ),
-    "features": ("alignment", "uniformity", "effective_rank", "feature_std"),
-    "optimizer": ("lr", "gradient_norm"),
-    "speed": ("samples_per_s", "data_wait", "peak_memory_mb"),
-}  # fmt: skip
-"""Groups of TensorBoard and their metrics; others are in `loss`, or in the group in front of their ``/``."""
 FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 """Names of metrics in run folders of version 0.1: present names."""
 
@@ -65,9 +57,16 @@ FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 class RunFolder:
     """The folder of one run. Only rank 0 writes; on other ranks, the methods do nothing."""
 
-    def __init__(self, path: Path, finished: bool):
+    def __init__(
+        self,
+        path: Path,
+        finished: bool,
+        trackers: Sequence[TrackerName] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         self.path, self.finished = path, finished
-        self._board: Any = None
+        self._names, self._config = trackers, config or {}
+        self._trackers: dict[TrackerName, Tracker] = {}
         self._off: set[str] = set()
         self._watch = Watch()
 
@@ -77,7 +76,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one row to metrics.jsonl and to TensorBoard. `step` counts finished steps.
+        """Append one row to metrics.jsonl and to the trackers. `step` counts finished steps.
 
         Training continues if they cannot be written (a full disk): a warning is printed once.
         """
@@ -88,22 +87,21 @@ class RunFolder:
             append_line(self.path / "metrics.jsonl", json.dumps(row))
         with self._optional("status.json"):
             self.status("running", step)
-        self._to_board(
-            lambda board: [board.add_scalar(board_tag(k), v, step) for k, v in row.items() if k != "step"]
-        )
+        scalars = {tracked_name(name): value for name, value in row.items() if name != "step"}
+        self._track(lambda tracker: tracker.scalars(scalars, step))
         for text in self._watch.look(row):
             self.warn(step, text)
 
     def warn(self, step: int, text: str) -> None:
-        """Print a warning, and append it to warnings.txt and TensorBoard."""
+        """Print a warning, and append it to warnings.txt and the trackers."""
         line = f"step {step}: {text}"
         print(f"{self.path}: warning: {line}", file=sys.stderr, flush=True)
         with self._optional("warnings.txt"):
             append_line(self.path / "warnings.txt", line)
-        self._to_board(lambda board: board.add_text("warnings", line, step))
+        self._track(lambda tracker: tracker.text("warnings", line, step))
 
     def picture(self, name: str, image: np.ndarray, step: int = 0) -> None:
-        """Write a picture ``uint8[H, W, 3]`` to pictures/NAME.png and TensorBoard."""
+        """Write a picture ``uint8[H, W, 3]`` to pictures/NAME.png and the trackers."""
         if rank() != 0:
             return
         from skimage.io import imsave
@@ -111,7 +109,7 @@ class RunFolder:
         with self._optional("pictures"):
             (self.path / "pictures").mkdir(exist_ok=True)
             imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
-        self._to_board(lambda board: board.add_image(name, image, step, dataformats="HWC"))
+        self._track(lambda tracker: tracker.image(name, image, step))
 
     def weights(self, name: str, module: nn.Module, sidecar: Mapping[str, Any]) -> None:
         """Write the weights of a module to NAME.safetensors, and their metadata to NAME.json."""
@@ -121,26 +119,27 @@ class RunFolder:
             file.write(content)
         write_json(self.path / f"{name}.json", {WEIGHTS_HASH: hashlib.sha256(content).hexdigest(), **sidecar})
 
-    def _to_board(self, write: Any) -> None:
-        """Write to TensorBoard. On an OSError, switch it off for this run."""
-        if "tensorboard" in self._off:
-            return
-        with self._optional("tensorboard"):
-            if self._board is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._board = SummaryWriter(str(self.path / "tensorboard"))
-            write(self._board)
+    def _track(self, write: Callable[[Tracker], None]) -> None:
+        """Write to each tracker; one that fails is switched off for this run."""
+        for name in self._names:
+            if name in self._off:
+                continue
+            with self._optional(name, (Exception,)):  # a tracker may fail in any way: a server, a database
+                if name not in self._trackers:
+                    self._trackers[name] = TRACKERS[name](self.path, self._config)
+                write(self._trackers[name])
 
     @contextmanager
-    def _optional(self, name: str) -> Iterator[None]:
+    def _optional(
+        self, name: str, errors: tuple[type[Exception], ...] = (OSError, MachineError)
+    ) -> Iterator[None]:
         """An output without which training continues: warn once if it cannot be written."""
         try:
             yield
-        except (OSError, MachineError) as error:
+        except errors as error:
             if name not in self._off:
                 self._off.add(name)
-                reason = error.strerror if isinstance(error, OSError) else error
+                reason = getattr(error, "strerror", None) or " ".join(str(error).split())
                 problem = f"cannot be written ({reason}); the run continues without it"
                 print(f"{self.path / name}: warning: {problem}", file=sys.stderr, flush=True)
 
@@ -169,17 +168,12 @@ class RunFolder:
         ]
         write_text(file, "".join(line + "\n" for line in kept))
 
-    def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
-
-
-def board_tag(name: str) -> str:
-    """The tag of a metric in TensorBoard: its group and its name."""
-    group = next((group for group, names in BOARD_GROUPS.items() if name in names), "loss")
-    return name if "/" in name else f"{group}/{name}"
+    def close(self, failed: bool = False) -> None:
+        """Write what the trackers still hold."""
+        for name, tracker in self._trackers.items():
+            with self._optional(name, (Exception,)):
+                tracker.close(failed)
+        self._trackers = {}
 
 
 def metrics_row(line: str) -> dict[str, float]:
@@ -221,16 +215,17 @@ def run_folder(
         opened = from_rank_zero(_opened(path, config, provenance, model) if rank() == 0 else None)
         if isinstance(opened, UserError):
             raise opened
-        run = RunFolder(path, finished=opened)
+        trackers = config.get("train", {}).get("trackers", ("tensorboard",))
+        run = RunFolder(path, opened, trackers, config)
         try:
             yield run
         except BaseException as error:
             status = read_status(path)
             if status.get("state") == "running":
                 run.status("failed", status.get("step", 0), f"{type(error).__name__}: {error}")
+            run.close(failed=True)
             raise
-        finally:
-            run.close()
+        run.close()
     finally:
         if lock is not None:
             lock.release()

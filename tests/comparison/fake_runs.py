@@ -95,10 +95,13 @@ def main(command: str, path: str, *overrides: str) -> None:
     config = load(path, overrides, PretrainConfig if command == "pretrain" else FinetuneConfig)
     folder = config.out_dir
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-    (folder / "provenance.json").write_text(
-        json.dumps({"data": "abc", "versions": {"torch": "2"}, "python": "3", "commit": "f00"})
-    )
+    file = folder / "config.yaml"
+    before = yaml.safe_load(file.read_text())["train"]["steps"] if file.exists() else config.train.steps
+    file.write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    provenance = {"data": "abc", "versions": {"torch": "2"}, "python": "3", "commit": "f00"}
+    if before != config.train.steps:
+        provenance["extended"] = [[before, config.train.steps]]
+    (folder / "provenance.json").write_text(json.dumps(provenance))
     (folder / "starts.txt").open("a").write(f"{time.monotonic()} {os.environ.get('OMP_NUM_THREADS')}\n")
     signal.signal(signal.SIGTERM, lambda *_: (_status(folder, "stopped"), os._exit(75)))
     _status(folder, "running")
@@ -108,7 +111,7 @@ def main(command: str, path: str, *overrides: str) -> None:
             for step in range(1, config.train.steps + 1)
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "encoder.safetensors").write_text(f"{config.pairs} {config.seed}")
+        (folder / "encoder.safetensors").write_text(f"{config.pairs} {config.seed} {config.train.steps}")
     else:
         time.sleep(config.seconds)
         finetune(config)

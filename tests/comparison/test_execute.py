@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,8 +20,8 @@ from rich.console import Console
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan
-from medcl3d.comparison.run.execute import Outcome, execute, is_done, step_of
-from medcl3d.comparison.run.launch import LOG
+from medcl3d.comparison.run.execute import Outcome, execute, finished, is_done, measured_before, step_of
+from medcl3d.comparison.run.launch import INPUTS, LOG, encoder_hash
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Stopped
@@ -66,9 +68,9 @@ def test_another_run_in_the_folder_is_refused(comparison):
     path = comparison()
     go(path, *SMALL)
     with pytest.raises(
-        ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 4.*Delete the folder"
+        ConfigError, match=r"finetune.*seed_0: holds another run: train.steps: 3 -> 2.*Delete the folder"
     ):
-        go(path, *SMALL, "finetune.set={train.steps: 4}")
+        go(path, *SMALL, "finetune.set={train.steps: 2}")
 
 
 def test_a_run_older_than_a_field_is_kept_if_its_default_is_planned(comparison):
@@ -101,6 +103,37 @@ def test_a_fine_tuning_of_another_encoder_is_refused(comparison):
     (runs[0].folder / "encoder.safetensors").write_text("other weights")
     with pytest.raises(ConfigError, match="started from another encoder"):
         go(path, *SMALL)
+
+
+def test_more_steps_continue_pretrainings_and_repeat_their_measurements(comparison):
+    path, longer = comparison(), (*SMALL, "pretrain={train.steps: 9}")
+    before, _, _ = go(path, *SMALL)
+    config = load(path, longer, CompareConfig)
+    runs = plan(config)
+    assert [str(run.name) for run in finished(runs)] == ["scratch"]
+    _, outcomes, _ = go(path, *longer)
+    assert [o.state for o in outcomes] == ["kept"] + ["done"] * 4
+    for run in (run for run in before if run.needs is not None):
+        former = run.folder.with_name(f"{run.folder.name}_of_5_steps")
+        assert (former / "results.json").is_file() and (run.folder / "results.json").is_file()
+        assert encoder_hash(run.needs) == json.loads((run.folder / INPUTS).read_text())["encoder_sha256"]
+        assert measured_before(run)
+    _, outcomes, _ = go(path, *longer)
+    assert {o.state for o in outcomes} == {"kept"}
+    with pytest.raises(ConfigError, match=r"holds another run: train\.steps: 9 -> 5"):
+        go(path, *SMALL)
+
+
+def test_a_kill_after_an_extension_leaves_its_measurements_to_repeat(comparison):
+    path, longer = comparison(), (*SMALL, "pretrain={train.steps: 9}")
+    runs, _, _ = go(path, *SMALL)
+    pretraining = runs[0]
+    steps = ["train.steps=9", *(one for one in pretraining.overrides if "train.steps" not in one)]
+    fake = Path(__file__).with_name("fake_runs.py")
+    command = [sys.executable, str(fake), "pretrain", str(pretraining.config), *steps]
+    subprocess.run(command, check=True)
+    _, outcomes, _ = go(path, *longer)
+    assert sum(o.state == "done" for o in outcomes) == 3  # the other pretraining and both measurements
 
 
 def test_a_deleted_pretraining_is_not_run_again_if_nothing_needs_it(comparison):

@@ -76,7 +76,7 @@ def test_retrieval_is_not_recommended_for_segmentation() -> None:
     ]
     recall = [f"{sarcoma['retrieval/recall@1', arm]:.2f}" for arm in ("untrained", "same patient")]
     dice = [f"{sarcoma['dice', arm]:.3f}" for arm in ("scratch", "same patient")]
-    for path in (COMPARE / "mine_unlabelled.yaml", ROOT / "docs" / "comparing.md"):
+    for path in (COMPARE / "mine_unlabelled.yaml", ROOT / "docs" / "howto" / "compare.md"):
         text = " ".join(path.read_text().replace("#", " ").split())
         assert f"rose from {recall[0]} to {recall[1]}" in text and f"fell from {dice[0]} to {dice[1]}" in text
     assert "not a guide to segmentation" in (ROOT / "README.md").read_text()

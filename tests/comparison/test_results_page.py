@@ -41,7 +41,7 @@ def assert_shows(cell: str, values: pd.Series) -> None:
 
 
 def test_the_structures_of_the_brain() -> None:
-    table = cells_of("results.md", "Brain: which structure is at the centre of a crop?", "arm")
+    table = cells_of("results/index.md", "Brain: which structure is at the centre of a crop?", "arm")
     values = {measure: by_seed("ixi_structures.csv", measure) for measure in (PROBE, RECALL, MAP)}
     assert set(table) == set(values[PROBE].index)
     for arm, (probe, to_crops, to_views, recall, average_precision) in table.items():
@@ -55,7 +55,7 @@ def test_the_structures_of_the_brain() -> None:
 
 def test_the_budgets_of_the_brain() -> None:
     table = cells_of(
-        "results_appendix.md", "Brain: does a longer pretraining of overlapping crops help?", "measure"
+        "results/appendix.md", "Brain: does a longer pretraining of overlapping crops help?", "measure"
     )
     measures = (PROBE, "knn/balanced_accuracy", RECALL, MAP)
     arms = ("untrained", "overlapping_crops, 200 steps", "overlapping_crops, 3000 steps")
@@ -68,7 +68,7 @@ def test_the_budgets_of_the_brain() -> None:
 
 
 def test_the_frozen_encoders_of_the_adrenal_glands() -> None:
-    table = cells_of("results.md", "Adrenal glands: which positives help a frozen encoder?", "arm")
+    table = cells_of("results/index.md", "Adrenal glands: which positives help a frozen encoder?", "arm")
     linear, knn = (by_seed("adrenal_frozen.csv", f"{probe}/auroc") for probe in ("linear", "knn"))
     assert set(table) == set(linear.index)
     for arm, (mean, to_views, mean_knn, knn_to_views) in table.items():
@@ -88,10 +88,28 @@ def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rows[list(committed)], committed)
     conclusion = json.loads((tmp_path / "evaluate" / "conclusion.json").read_text())
     found = {arm["name"]: arm["p"] for arm in conclusion["arms"]}
-    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    page = (DOCS / "results/index.md").read_text(encoding="utf-8")
     assert found["class_labels"] < 0.001 and "p < 0.001" in page
     for arm in ("untrained", "multi_crop"):
         assert f"p = {found[arm]:.3f}" in page
+
+
+def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
+    config = DOCS.parent / "configs" / "compare" / "study" / "hippocampus_maps.yaml"
+    archive = DOCS / "results" / "study" / "hippocampus_maps.jsonl.xz"
+    compare(config, [f"out_dir={tmp_path}"], from_runs=[archive])
+    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv").set_index(["arm", "seed"]).sort_index()
+    section = "Hippocampus: which feature maps describe a voxel?"
+    table = cells_of("results/appendix.md", section, "maps")
+    assert set(table) == set(rows.index.get_level_values("arm"))
+    text = (DOCS / "results/appendix.md").read_text(encoding="utf-8").split(section)[1]
+    for place, measure in enumerate(("voxel_probe/dice", "voxel_probe/knn/dice")):
+        values = rows[measure].unstack()
+        for arm, cells in table.items():
+            assert figures(cells[place]) == pytest.approx(values.loc[arm].tolist(), abs=6e-4)
+    intervals = re.findall(r"([+\d.]+ \[[^]]+\]) \((?:linear|1-NN)\)", text)
+    report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
+    assert len(intervals) == 2 and all(f"| encoder and decoder | {one} |" in report for one in intervals)
 
 
 def test_the_answers_have_the_numbers_of_the_figure() -> None:
@@ -102,7 +120,7 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
     sys.modules["figure"] = figure  # its dataclass looks its module up
     spec.loader.exec_module(figure)
     answers = " ".join(
-        row for cells in cells_of("results.md", "Answers", "question").values() for row in cells
+        row for cells in cells_of("results/index.md", "Answers", "question").values() for row in cells
     )
     brain, *others = figure.PANELS
     quoted = [figure.differences(brain)["augmented_views"], *map(figure.best, others)]
@@ -110,6 +128,6 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
     for one in quoted:
         text = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]".replace("-", "\N{MINUS SIGN}")
         assert text in answers
-    page = (DOCS / "results.md").read_text(encoding="utf-8")
+    page = (DOCS / "results/index.md").read_text(encoding="utf-8")
     for panel in figure.PANELS:  # arms of an earlier relation are marked in the tables too
         assert all(f"| {arm} \N{DAGGER} |" in page for arm in panel.earlier)

@@ -176,7 +176,7 @@ def test_sets_of_pretrainings_are_free_only_there(comparison):
 
 
 def test_the_page_names_existing_fields():
-    page = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "compare.md").read_text()
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     keys = {key for block in blocks for key in block}
     assert {"family", "executor", "screening"} <= keys <= {field.name for field in fields(CompareConfig)}

@@ -253,3 +253,32 @@ def test_test_scans_smaller_than_a_patch_are_not_skipped(ball_root: Path, tmp_pa
         parse(config_of(ball_root, tmp_path / "x", data=data, num_labelled=None), FinetuneConfig, "test")
     )
     assert parts.labelled == ("p2", "p4") and len(parts.test.rows) == 3
+
+
+def test_validation_patients_are_measured_during_training_without_an_effect_on_it(
+    ball_root: Path, tmp_path: Path
+) -> None:
+    plain, measured, root = tmp_path / "plain", tmp_path / "measured", tmp_path / "store"
+    shutil.copytree(ball_root, root)
+    split = json.loads((root / "split.json").read_text())
+    split["train"].remove("p4")
+    (root / "split.json").write_text(json.dumps({**split, "validation": ["p4"]}))
+    train = {"steps": 3}
+    finetune(write(tmp_path / "a.yaml", config_of(root, plain, train)))
+    finetune(write(tmp_path / "b.yaml", config_of(root, measured, train, validate_every=1)))
+    rows = curve(measured)
+    assert all("validation/dice" in row for row in rows)
+    without = [{k: v for k, v in row.items() if not k.startswith("validation/")} for row in rows]
+    assert without == curve(plain)
+    last = config_of(root, tmp_path / "last", train, measured_on="validation")
+    finetune(write(tmp_path / "c.yaml", last))
+    dice = json.loads((tmp_path / "last" / "results.json").read_text())["metrics"]["dice"]["mean"]
+    assert rows[-1]["validation/dice"] == pytest.approx(dice)
+
+
+def test_validation_is_refused_without_validation_patients(ball_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="validate_every = 2: the split has no validation patients"):
+        assemble(parse(config_of(ball_root, tmp_path, validate_every=2), FinetuneConfig, "a.yaml"))
+    train = {"log_every": 2}
+    with pytest.raises(ConfigError, match="validate_every = 3 is not a multiple of"):
+        assemble(parse(config_of(ball_root, tmp_path, train, validate_every=3), FinetuneConfig, "a.yaml"))

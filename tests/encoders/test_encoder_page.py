@@ -15,7 +15,7 @@ from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size, forward_flops
 from medcl3d.training.loop import FitOptions
 
-PAGE = (Path(__file__).parents[2] / "docs" / "encoders" / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "encoders.md").read_text(encoding="utf-8")
 PRESETS = re.findall(r"^\| ([^|]+) \| `(\w+): (\{.*\})` \| ([0-9.]+) \| ([0-9.]+) \|$", PAGE, re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
 """Coverage of nominal 95% intervals, measured on simulated comparisons with few replicates.
 
 `python -m tests.evaluation.coverage` repeats the simulation and prints the tables of
-docs/statistics.md.
+docs/concepts/statistics.md.
 """
 
 from __future__ import annotations

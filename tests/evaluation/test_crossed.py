@@ -19,7 +19,7 @@ from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST, hol
 from medcl3d.evaluation.statistics.power import smallest_difference
 from tests.evaluation.coverage import NUM_CASES, coverage, measure, simulated, table, table_of_cases
 
-PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "concepts" / "statistics.md"
 REPETITIONS = 1000
 SPREAD = (0.5, 0.8, 1.0)
 
@@ -157,7 +157,7 @@ def test_pooled_cases_reject_far_too_often():
 
 
 def test_stopping_at_a_small_p_rejects_too_often():
-    """The reason for testing only after all planned replicates; docs/statistics.md quotes the fraction."""
+    """Why tests wait for all planned replicates; docs/concepts/statistics.md quotes the fraction."""
     d = simulated(4000, 10, 40, (1, 1, 1), np.random.default_rng(0))
     p = np.array([over_replicates_and_cases(d[:, :seen]).p_value() for seen in range(6, 11)])
     assert 0.09 < (p < 0.05).any(0).mean() < 0.13

@@ -29,7 +29,7 @@ def test_two_collapsed_runs_of_ten_are_both_flagged() -> None:
 
 @pytest.mark.parametrize("num", [4, 5, 6, 7, 8, 10, 15, 20])
 def test_arms_of_normal_replicates_are_rarely_flagged(num: int) -> None:
-    """docs/statistics.md quotes 0.7 to 2.5% of arms; the lower bound has no effect at a mean of 0."""
+    """docs/concepts/statistics.md quotes 0.7 to 2.5% of arms; a mean of 0 makes the lower bound idle."""
     values = np.random.default_rng(num).normal(size=(20_000, num))
     assert 0.005 < far(values).any(-1).mean() < 0.028
 

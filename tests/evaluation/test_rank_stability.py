@@ -18,7 +18,7 @@ def arms(num: int, replicates: int, rng: np.random.Generator, gains=0.0, cases: 
 
 @pytest.mark.parametrize("replicates", [3, 6, 10])
 def test_equal_arms_are_best_equally_often(replicates: int) -> None:
-    """docs/statistics.md quotes how often one of five equal arms is best in more than 95% of resamples."""
+    """docs/concepts/statistics.md quotes how often one of five equal arms is best in over 95% of draws."""
     rng = np.random.default_rng(replicates)
     best = np.array(
         [rank_stability(arms(5, replicates, rng), resamples=300, seed=k).best for k in range(300)]

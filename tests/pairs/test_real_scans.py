@@ -70,7 +70,7 @@ CASES: list[tuple[str, tuple[str, ...]]] = [
 # (tests/pairs/test_longitudinal.py), and one
 # point in two crops remains one point: these placebos draw the same positives and lose almost no signal. Both
 # figures are
-# printed without a claim (docs/results_appendix.md).
+# printed without a claim (docs/results/appendix.md).
 SAME_POSITIVES = ("longitudinal", "voxel_correspondence")
 
 

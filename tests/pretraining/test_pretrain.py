@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -277,3 +278,14 @@ def test_a_dry_run_estimates_the_memory(
         found[name] = float(line.split("estimated; ")[1].split(" MiB")[0])
     assert found["8"] == pytest.approx(2 * found["4"], rel=0.05)
     assert found["cache"] == pytest.approx(found["4"], rel=0.05)
+
+
+def test_a_few_timed_steps_tell_the_time_of_a_run_and_write_nothing(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = config_of(tiny_store, tmp_path / "run", "overlapping_crops", "simclr")
+    pretrain(write(tmp_path / "a.yaml", fields), ["train.steps=1000000", "train.keep_steps=[7]"], time=True)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "time: about" in line)
+    hours, step = re.search(r"about ([\d.]+) hours for 1000000 steps \(([\d.e-]+) s per step", line).groups()
+    assert float(hours) * 3600 / 1e6 == pytest.approx(float(step), rel=0.1)
+    assert not (tmp_path / "run").exists()

@@ -86,8 +86,8 @@ def rank_interval(correlation: float, num: int, confidence: float = 0.95) -> Int
     Fisher's z with the variance (1 + r^2 / 2) / (num - 3) (Bonett and Wright, Psychometrika 2000). The
     correlation of few encoders is discrete, and z of a perfect order is infinite: r is moved inside by half a
     step, 6 / (num^3 - num). Averaging over replicates of the same encoders does not shorten the interval, so
-    it covers the true value at least as often as its nominal level (docs/statistics.md). ValueError for fewer
-    than four.
+    it covers the true value at least as often as its nominal level (docs/concepts/statistics.md).
+    ValueError for fewer than four.
     """
     if num < FEWEST_ENCODERS:
         raise ValueError(

@@ -16,7 +16,7 @@ from medcl3d.comparison.analysis.case_values import CaseValues, Key, by_patient,
 from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, COMPARED, Run
-from medcl3d.comparison.run.execute import is_done
+from medcl3d.comparison.run.execute import finished
 from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import few_cases_over_runs
@@ -42,8 +42,8 @@ def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     splits: dict[str, tuple[Path, Any]] = {}
-    for run in runs:
-        if not run.measures or not is_done(run):
+    for run in finished(runs):
+        if not run.measures:
             continue
         results = read_record(run.folder / "results.json")
         metrics = means_of(run, results, config.metric)
@@ -91,7 +91,7 @@ def undefined(table: pd.DataFrame, config: CompareConfig) -> list[str]:
 def few_training_cases(runs: Sequence[Run]) -> list[str]:
     """Sentences on classes with few labelled training patients, from the measurements' results."""
     return few_cases_over_runs(
-        [read_record(run.folder / "results.json") for run in runs if run.measures and is_done(run)]
+        [read_record(run.folder / "results.json") for run in finished(runs) if run.measures]
     )
 
 
@@ -135,7 +135,7 @@ def complete_replicates(table: pd.DataFrame, config: CompareConfig) -> list[int]
 
 def progress(runs: Sequence[Run], config: CompareConfig) -> tuple[int, int]:
     """Number of finished measurements, and of replicates in which all are finished."""
-    done = Counter(run.seed for run in runs if run.measures and is_done(run))
+    done = Counter(run.seed for run in finished(runs) if run.measures)
     planned = Counter(run.seed for run in runs if run.measures)
     return done.total(), sum(done[seed] == count for seed, count in planned.items())
 
@@ -196,12 +196,12 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
     DataError if runs of one command that read one folder found different data in it. Other fields of `data`
     may differ: they select from a folder's data and do not change it.
     """
-    finished = [run for run in runs if is_done(run)]
-    found = [read_record(run.folder / "provenance.json") for run in finished]
+    done = finished(runs)
+    found = [read_record(run.folder / "provenance.json") for run in done]
     notes: list[str] = []
     first: dict[tuple[str, str, str], tuple[Any, Path]] = {}
     columns: dict[tuple[str, str], list[set[str]]] = {}
-    for run, provenance in zip(finished, found, strict=True):
+    for run, provenance in zip(done, found, strict=True):
         same = run.command, str(run.planned.get("data", {}).get("root"))
         parts = hashed_parts(provenance)
         others = {
@@ -223,6 +223,13 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
         kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
         if len(kinds) > 1:
             notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")
+    steps = {tuple(change) for provenance in found for change in provenance.get("extended", ())}
+    if steps:
+        changes = ", ".join(f"{old} -> {new}" for old, new in sorted(steps))
+        notes.append(
+            f"Finished runs were continued (train.steps {changes}): their first steps followed the learning "
+            "rates of the shorter run."
+        )
     if dirty := sum(bool(provenance.get("dirty")) for provenance in found):
         notes.append(f"{dirty} of {len(found)} runs used a checkout with uncommitted changes.")
     return notes

@@ -103,9 +103,15 @@ def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
 
 
 def check_preregistration(
-    config: CompareConfig, rows: Sequence[dict[str, Any]], measured: Collection[str]
+    config: CompareConfig,
+    rows: Sequence[dict[str, Any]],
+    measured: Collection[str],
+    repeated: Collection[int] = (),
 ) -> PreregistrationCheck:
-    """Compare the current tests with the declarations in the file; measured: the metrics that the runs have.
+    """Compare the current tests with the declarations in the file.
+
+    measured: the metrics that the runs have; repeated: the replicates of which results existed before more
+    training steps were planned.
 
     A declaration of a metric that no run has is ignored as a mistake, since none of its results can have been
     seen. A screening tests nothing. More replicates are not a change while too few were complete for a test:
@@ -113,6 +119,9 @@ def check_preregistration(
     """
     if config.stage == "screen":
         return PreregistrationCheck("", True)
+    if len(repeated) >= MIN_REPLICATES_FOR_TEST:
+        note = f"No test: train.steps was raised after {len(repeated)} replicates were measured."
+        return PreregistrationCheck(note, False)
     rows = [row for row in rows if row["what"].get("metric") in measured]
     if not rows:
         note = "The tests were not preregistered: preregistration.jsonl does not exist."

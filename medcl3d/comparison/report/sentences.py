@@ -69,7 +69,7 @@ def tests(analysis: Analysis, side: str = "test") -> list[str]:
         sentences.append(
             f"In simulated comparisons with normal effects, {size} of the 95% intervals covered the true "
             "difference, depending on what varies most; occasional collapsed runs reduce the coverage "
-            "(docs/statistics.md)."
+            "(docs/concepts/statistics.md)."
         )
     if analysis.tested:
         family = ", ".join(f"“{name}”" for name in analysis.family)

@@ -12,7 +12,7 @@ from typing import Any
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import file_beside
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.execute import is_done
+from medcl3d.comparison.run.execute import finished
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.io.atomic import open_atomic, write_text
@@ -39,12 +39,11 @@ def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
     """
     declared = file_beside(runs, config)
     lines = []
-    for run in runs:
-        if is_done(run):
-            files = {name: (run.folder / name) for name in FILES if (run.folder / name).is_file()}
-            texts = {name: _kept(name, file.read_text("utf-8"), config) for name, file in files.items()}
-            inside = run.folder.resolve().relative_to((run.moved_to or config.out_dir).resolve())
-            lines.append({"folder": inside.as_posix(), "files": texts})
+    for run in finished(runs):
+        files = {name: (run.folder / name) for name in FILES if (run.folder / name).is_file()}
+        texts = {name: _kept(name, file.read_text("utf-8"), config) for name, file in files.items()}
+        inside = run.folder.resolve().relative_to((run.moved_to or config.out_dir).resolve())
+        lines.append({"folder": inside.as_posix(), "files": texts})
     number = len(lines)
     if declared.is_file():
         folder = config.report_dir.relative_to(config.out_dir).as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -24,12 +25,14 @@ from medcl3d.config.plain import Difference, differences, listed
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
 from medcl3d.io.json_file import read_record
 from medcl3d.io.progress import progress_bar
-from medcl3d.training.run_folder import free_fields, with_defaults
+from medcl3d.training.run_folder import free_fields, is_extension, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
 """Seconds that a run may take to save its state after a stop request."""
 STOPPED = 75
+FORMER = "_of_"
+"""Between the name of a run folder and what its former content was measured from."""
 MOST_STARTS = 50
 """Starts of one run on a cluster that stops its jobs; more count as a failure."""
 
@@ -64,27 +67,31 @@ def is_done(run: Run) -> bool:
     """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its
     default.
 
+    A run with fewer training steps than planned is not done, and a measurement of its encoder neither.
     ConfigError if the folder holds another run, or one that started from another encoder; DataError if its
     files are damaged.
     """
     config_file = run.folder / "config.yaml"
-    if not config_file.is_file():
+    if not config_file.is_file() or _is_shorter(run, config_file):
         return False
-    _refuse_another(run, config_file)
     if read_record(run.folder / "status.json").get("state") != "done":
         return False
     if run.measures and not (run.folder / "results.json").is_file():
         problem = "the run is done but results.json is missing"
         raise DataError(run.folder, problem, "delete the folder to run it again")
-    now = None if run.needs is None else encoder_hash(run.needs)
-    if now is not None and read_record(run.folder / INPUTS).get("encoder_sha256") != now:
+    if run.needs is not None and _measured_another(run):
+        if is_extended(run.needs):
+            return False
         problem = f"started from another encoder than the current one in {run.needs}"
         raise ConfigError(problem=f"{problem}. Delete the folder to run it again", place=run.folder)
     return True
 
 
-def _refuse_another(run: Run, config_file: Path) -> None:
-    """ConfigError if a folder holds another run than the planned one; moved runs may differ in paths only."""
+def _is_shorter(run: Run, config_file: Path) -> bool:
+    """Whether a folder holds the planned run with fewer training steps.
+
+    ConfigError if it holds another run; moved runs may differ in paths only.
+    """
     try:
         found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -102,9 +109,49 @@ def _refuse_another(run: Run, config_file: Path) -> None:
         inside = run.needs.relative_to(run.moved_to).parts
         if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
             others = [*others, Difference(("init",), found.get("init"), run.planned["init"])]
+    if others and all(map(is_extension, others)):
+        return True
     if others:
         remedy = "Delete the folder to run it again, or choose another out_dir"
         raise ConfigError(problem=f"holds another run: {listed(others, 5)}. {remedy}", place=run.folder)
+    return False
+
+
+def _measured_another(run: Run) -> bool:
+    """Whether a measurement started from another encoder than the one that its pretraining has now."""
+    now = None if run.needs is None else encoder_hash(run.needs)
+    return now is not None and read_record(run.folder / INPUTS).get("encoder_sha256") != now
+
+
+def is_extended(pretraining: Path) -> bool:
+    """Whether a pretraining was continued with more steps than it had first."""
+    return bool(read_record(pretraining / "provenance.json").get("extended"))
+
+
+def finished(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are done, except measurements of a pretraining that is to be continued."""
+    done = {run.folder: run for run in runs if is_done(run)}
+    unfinished = {
+        run.folder
+        for run in runs
+        if not run.measures and run.folder not in done and (run.folder / "config.yaml").is_file()
+    }
+    return [run for run in done.values() if run.needs not in unfinished]
+
+
+def set_aside(run: Run) -> None:
+    """Rename the folder of a measurement that started from another encoder, as before an extension."""
+    if run.needs is None or not (run.folder / INPUTS).is_file() or not _measured_another(run):
+        return
+    extended = read_record(run.needs / "provenance.json").get("extended")
+    name = f"{run.folder.name}{FORMER}{f'{extended[-1][0]}_steps' if extended else 'another_encoder'}"
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    run.folder.rename(next(free for one in names if not (free := run.folder.with_name(one)).exists()))
+
+
+def measured_before(run: Run) -> bool:
+    """Whether results of a measurement were set aside before it was repeated."""
+    return any(run.folder.parent.glob(f"{run.folder.name}{FORMER}*/results.json"))
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
@@ -112,7 +159,7 @@ def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
     A deleted pretraining is not run again if all runs that start from it are done.
     """
-    done = {run.folder for run in runs if is_done(run)}
+    done = {run.folder for run in finished(runs)}
     still_needed = {run.needs for run in runs if run.folder not in done}
     spent = {run.needs for run in runs} - still_needed
     done |= {folder for folder in spent if folder is not None and not (folder / "config.yaml").exists()}
@@ -236,6 +283,8 @@ class _Grid:
                 self._finish(Outcome(run, "done"))
             else:
                 ready.append(run)
+        for run in ready:
+            set_aside(run)
         if ready:
             self._starts.update(run.folder for run in ready)
             self.children += zip(ready, launcher.launch(ready), strict=True)

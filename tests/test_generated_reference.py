@@ -1,0 +1,98 @@
+"""The generated parts of the reference name every command, field and component."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import medcl3d
+from medcl3d.catalogue import names_of, schema_of
+from medcl3d.config.kinds import CONFIGS
+from tests.test_cli import COMMANDS
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def generated() -> ModuleType:
+    """docs/generated.py as a module."""
+    spec = importlib.util.spec_from_file_location("generated", DOCS / "generated.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["generated"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_command_is_documented(generated: ModuleType) -> None:
+    found = re.findall(r"^## `medcl3d (\w+)`$", generated.commands(), re.MULTILINE)
+    assert found == list(found) and set(found) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_field_has_an_entry_with_its_description(generated: ModuleType, kind: str) -> None:
+    text = generated.fields(kind)
+    entries = dict(re.findall(r"^`([^`]+)` — .*\n: (.*)$", text, re.MULTILINE))
+    schema = json.loads(schema_of(kind))
+    assert set(schema["properties"]) <= set(entries) and all(entries.values())
+    for definition in (one for one in schema["$defs"].values() if "properties" in one):
+        for name in definition["properties"]:
+            assert any(re.split(r"[.\[]", entry)[-1] == name for entry in entries), name
+
+
+@pytest.mark.parametrize("kind", ["views", "encoders", "tasks", "sources"])
+def test_every_component_has_a_heading(generated: ModuleType, kind: str) -> None:
+    assert re.findall(r"^### (\w+)$", generated.components(kind), re.MULTILINE) == names_of(kind)
+
+
+@pytest.mark.parametrize(("kind", "table"), [("pairs", "strategies"), ("objectives", "objectives")])
+def test_every_method_has_a_row_without_empty_cells(generated: ModuleType, kind: str, table: str) -> None:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in getattr(generated, table)().splitlines()[2:]]
+    assert [re.sub(r"\W*\[(\w+)\].*", r"\1", row[0]) for row in rows] == names_of(kind)
+    assert all(len(row) == len(rows[0]) and all(cell.strip() for cell in row) for row in rows)
+
+
+def test_the_pages_contain_every_generated_part_and_every_public_name(generated: ModuleType) -> None:
+    marks = {
+        mark
+        for page in (DOCS / "reference").glob("*.md")
+        for mark in generated.MARK.findall(page.read_text())
+    }
+    assert {kind for name, kind in marks if name == "fields"} == {"prepare", *CONFIGS}
+    assert {name for name, _ in marks} == {"commands", "fields", "components", "strategies", "objectives"}
+    api = (DOCS / "reference" / "api.md").read_text()
+    assert all(f"medcl3d.{name}" in api for name in medcl3d.__all__)
+
+
+def test_entries_of_docstrings_become_lists_and_examples_code(generated: ModuleType) -> None:
+    lines = [
+        "Load.",
+        "",
+        "    run(1)",
+        "",
+        "a, b  the first",
+        "      two",
+        "c     third",
+        "",
+        "Errors: none.",
+    ]
+    generated.docstring(None, "", "", None, None, lines)
+    assert ".. code-block:: python" in lines and "- **a, b**: the first" in lines and "  two" in lines
+    assert lines[lines.index("- **c**: third") + 1] == ""
+
+
+def test_every_source_is_in_the_table_of_sources() -> None:
+    page = (DOCS / "reference" / "preparation.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(names_of("sources"))
+
+
+def test_the_python_guide_names_every_public_name() -> None:
+    page = (DOCS / "howto" / "python.md").read_text()
+    table = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {name for row in table for name in re.findall(r"`(\w+)`", row)} == set(medcl3d.__all__)
