@@ -11,9 +11,10 @@ import yaml
 from medcl3d.downstream.transfer import SCRATCH
 from medcl3d.exports.source import Source
 from medcl3d.io.json_file import read_record
-from medcl3d.training.run_folder import BOARD_GROUPS, metrics_row
+from medcl3d.training.run_folder import metrics_row
+from medcl3d.training.trackers import METRIC_GROUPS
 
-OF_THE_MACHINE = BOARD_GROUPS["speed"]
+OF_THE_MACHINE = METRIC_GROUPS["speed"]
 LIMITS = """- Research software, not validated for clinical use.
 - Results may be wrong for scans of another modality, voxel size, body part or population.
 - Weights can hold information on the training scans. Share them only if the licence of the data allows it.
