@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from medcl3d.config.key_value import WithOptions
 from medcl3d.config.kinds import CONFIGS
 from medcl3d.core.errors import ConfigError, DataError, UserError
+from medcl3d.core.monai_on_demand import import_on_demand
 from medcl3d.core.version import __version__
 from medcl3d.io.encoding import escape_unencodable, unwritable
 
@@ -541,6 +542,7 @@ def _program(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default from sys.argv) and end the process with its exit code."""
     escape_unencodable()
+    import_on_demand()
     if os.environ.get("RANK", "0") != "0":
         warnings.simplefilter("ignore")  # the first rank prints the same ones
     try:

@@ -28,7 +28,17 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("language.yaml")
 DEFAULT = (
-    *("README.md", "SECURITY.md", "CONTRIBUTING.md", "docs", "medcl3d", "benchmarks", "tools", "tests"),
+    *(
+        "README.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs",
+        "medcl3d",
+        "benchmarks",
+        "tools",
+        "tests",
+    ),
     *("configs", "docker", ".ci", "Makefile", "setup.cfg", "pyproject.toml"),
 )
 CODE = "\N{OBJECT REPLACEMENT CHARACTER}"  # replaces each character of code, so that offsets remain valid

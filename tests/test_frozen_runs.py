@@ -1,7 +1,8 @@
 """Stores and run folders of version 0.1 load, resume and predict with the same results.
 
 `tests/frozen/v0_1` holds a simulated cohort of five patients, a pretraining of four steps stopped after the
-second, a fine-tuning, and a scan with the predicted probabilities. All were written by version 0.1.0.
+second, a fine-tuning, a scan with the predicted probabilities, and a comparison of two arms. All were written
+by version 0.1.0.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from medcl3d.comparison.compare import compare
+from medcl3d.comparison.plan.preregistration import PREREGISTRATION, preregistrations
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.predict.predict import predict
 from medcl3d.pretraining.pretrain import pretrain
@@ -68,3 +72,26 @@ def test_model_predicts_the_same_probabilities(frozen: Path) -> None:
     made = frozen / "labels" / "scan_probabilities.nii.gz"
     expected, found = (nib.load(path).get_fdata() for path in (frozen / "probabilities.nii.gz", made))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_comparison_is_kept_completed_and_reported(frozen: Path) -> None:
+    """One measurement was deleted, as if the comparison had been stopped; it is repeated."""
+    before = pd.read_csv(frozen / "compare" / "results.csv")
+    deleted = frozen / "compare/finetune/overlap/all/seed_1"
+    expected = losses(deleted)
+    shutil.rmtree(deleted)
+    report = compare(frozen / "compare.yaml")
+    kept = frozen / "compare/finetune/scratch/all/seed_1/status.json"
+    assert kept.read_text() == (FROZEN / "compare/finetune/scratch/all/seed_1/status.json").read_text()
+    np.testing.assert_allclose(losses(deleted), expected, rtol=1e-4)
+    found = pd.read_csv(report.parent / "results.csv")
+    shared = [name for name in before.columns if name in found.columns and name != "folder"]
+    assert {"arm", "seed", "dice", "volume_error_ml", "num_cases"} <= set(shared)
+    pd.testing.assert_frame_equal(found[shared], before[shared], rtol=1e-4)
+    rows = preregistrations(report.parent / PREREGISTRATION)
+    assert [row["finished"] for row in rows] == [0], "declared.jsonl of version 0.1 counts"
+    assert "not preregistered" not in report.read_text(encoding="utf-8")
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +38,15 @@ def test_own_scans_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.exit_code == 0, f"{line}\n{done.output}"
     results = json.loads((tmp_path / "runs" / "fine" / "results.json").read_text())
     assert 0 <= results["metrics"]["dice"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_the_python_block_runs_as_a_script(tmp_path: Path) -> None:
+    (block,) = (one for one in blocks(ROOT / "README.md") if one.language == "python")
+    (tmp_path / "script.py").write_text(block.code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^(\w+) Interval\(mean=", done.stdout, re.M) == ["overlapping_crops", "same_patient"]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 
 
@@ -54,7 +55,38 @@ compares with."""
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective returns: the value to descend, and numbers to log (already global)."""
+    """What an objective returns: the value to descend, and numbers to log (already global).
+
+    required: numbers without which the value is not finite, to be checked if it is not.
+    """
 
     value: Float[Tensor, ""]
     metrics: dict[str, Float[Tensor, ""]]
+    required: tuple[Required, ...] = ()
+
+    def check(self) -> None:
+        """DataError if a required number is 0."""
+        for one in self.required:
+            one.check()
+
+
+@dataclass(frozen=True)
+class Required:
+    """A number, the same on all ranks, without which a loss is undefined, and the problem if it is 0."""
+
+    number: Shaped[Tensor, ""]
+    problem: str
+
+    def check(self) -> None:
+        """DataError if the number is 0."""
+        if self.number == 0:
+            raise DataError(self.problem)
+
+
+def require(number: Shaped[Tensor, ""], problem: str) -> tuple[Required, ...]:
+    """DataError if a number on the CPU is 0. Reading one on another device would wait: it is returned."""
+    found = Required(number, problem)
+    if number.device.type != "cpu":
+        return (found,)
+    found.check()
+    return ()

@@ -9,6 +9,11 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Real, Shaped
 from torch import Tensor
 
+from medcl3d.core.device import to_device
+
+ARE_VIEWS = "are_views"
+"""Attribute of a column of points: whether all items are views, so that it need not be read."""
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -61,18 +66,31 @@ class Keys:
             for f in fields(self)
             if f.name not in ("metadata", "linked")
         }
-        return Keys(
+        keys = Keys(
             **columns,
             metadata={k: function(v) for k, v in self.metadata.items()},
             linked={k: function(v) for k, v in self.linked.items()},
         )
+        return keys if (known := self._known_views) is None else keys.marked(known)
+
+    @property
+    def _known_views(self) -> bool | None:
+        """Whether all items are views; None if the column must be read."""
+        return getattr(self.point, ARE_VIEWS, None)
+
+    def marked(self, are_views: bool) -> Keys:
+        """These keys, of items that are known to be views, or known to be points."""
+        setattr(self.point, ARE_VIEWS, are_views)  # of the tensor, so that other points lose it
+        return self
 
     def __getitem__(self, rows: slice | Shaped[Tensor, " _"]) -> Keys:
         return self.map(lambda column: column[rows])
 
     def to(self, device: torch.device | str) -> Keys:
-        """The same keys on another device."""
-        return self.map(lambda column: column.to(device))
+        """The same keys on another device, in one copy."""
+        if torch.device(device).type == "cpu" or self.sample.device.type != "cpu":
+            return self.map(lambda column: column.to(device))
+        return self.with_matrix(to_device(self.matrix(), device)).marked(self.are_views)
 
     def column(self, name: str) -> Float64[Tensor, " N"]:
         """A column of the manifest as ``Float64[N]``: numbers, or codes of ids and categories; NaN if
@@ -86,7 +104,8 @@ class Keys:
     @property
     def are_views(self) -> bool:
         """Whether all items are views, not points."""
-        return bool((self.point < 0).all())
+        known = self._known_views
+        return bool((self.point < 0).all()) if known is None else known
 
     def same_item(self, other: Keys) -> Bool[Tensor, "N M"]:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""

@@ -22,11 +22,14 @@ from torch import Tensor
 
 from medcl3d.core.errors import MachineError
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.memory import keep_freed_memory
+from medcl3d.distributed.memory import keep_freed_memory, memory_errors
 
 TIMEOUT_S = 600.0
 POLL_S = 60.0
 LEFT = "medcl3d/rank_zero_left"
+# The names from torch 2.13 on, and those before.
+_ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 def world_size() -> int:
@@ -54,7 +57,8 @@ def process_group(timeout_s: float = TIMEOUT_S) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     no_group = "RANK" not in os.environ or dist.is_initialized()
     if no_group:
-        yield device
+        with memory_errors("lower data.patch_size, or close other programs on the GPU"):
+            yield device
         return
     try:
         dist.init_process_group(
@@ -69,7 +73,8 @@ def process_group(timeout_s: float = TIMEOUT_S) -> Iterator[torch.device]:
             remedy="check that the address is right and the port is free",
         ) from None
     try:
-        yield device
+        with memory_errors("lower data.patch_size, or close other programs on the GPU"):
+            yield device
         _wait_for_rank_zero()
         # Rank 0 writes longer than the others; a rank that leaves early would destroy the group.
         wait_for_all()
@@ -128,16 +133,20 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(world_size())]
-        dist.all_gather(parts, local.contiguous())
-        ctx.rows = len(local)
-        return torch.cat(parts)
+        return _gathered(local)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        own = gradient.new_empty((len(gradient) // world_size(), *gradient.shape[1:]))
+        _REDUCE_SCATTER(own, gradient.contiguous())
+        return own
+
+
+def _gathered(local: Tensor) -> Tensor:
+    """The tensors of all ranks, one after the other, without a copy of each."""
+    result = local.new_empty((len(local) * world_size(), *local.shape[1:]))
+    _ALL_GATHER(result, local.contiguous())
+    return result
 
 
 def gather(local: Tensor) -> Tensor:
@@ -149,10 +158,7 @@ def gather_keys(keys: Keys) -> Keys:
     """The keys of all ranks, in rank order."""
     if world_size() == 1:
         return keys
-    matrix = keys.matrix()
-    parts = [torch.empty_like(matrix) for _ in range(world_size())]
-    dist.all_gather(parts, matrix.contiguous())
-    return keys.with_matrix(torch.cat(parts))
+    return keys.with_matrix(_gathered(keys.matrix()))
 
 
 def all_sum(value: Tensor) -> Tensor:
@@ -161,6 +167,11 @@ def all_sum(value: Tensor) -> Tensor:
         value = value.detach().clone()
         dist.all_reduce(value)
     return value
+
+
+def all_sums(*values: Tensor) -> tuple[Tensor, ...]:
+    """Sums over ranks of numbers of one dtype, without gradient, in one collective."""
+    return tuple(all_sum(torch.stack(values)).unbind()) if world_size() > 1 else values
 
 
 def all_mean(value: Tensor) -> Tensor:
@@ -173,8 +184,8 @@ def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
     DistributedDataParallel averages gradients over ranks, so the local sum is scaled by the world size.
     """
-    total = all_sum(weight.detach())
-    return local * world_size() / total, all_sum(local.detach()) / total
+    total, summed = all_sums(weight.detach(), local.detach())
+    return local * world_size() / total, summed / total
 
 
 def wait_for_all() -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+from medcl3d.core.errors import MachineError
 
 # Names and numbers of glibc's malloc.h; the first cannot be set higher than 32 MiB.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -40,6 +45,20 @@ def peak_memory_mb(device: torch.device) -> float:
         return peak
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@contextmanager
+def memory_errors(remedy: str) -> Iterator[None]:
+    """MachineError of one line, with what was requested, instead of torch's error of a full GPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        text = str(error)
+        requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+        capacity = re.search(r"total capacity of ([\d.]+ \w+)", text)
+        what = f"{requested[1]} more were requested" if requested else " ".join(text.split())
+        of = f" of {capacity[1]} in all" if capacity else ""
+        raise MachineError(problem=f"the GPU is out of memory: {what}{of}", remedy=remedy) from error
 
 
 def process_peak_mb(process: int | Literal["self"]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
@@ -11,23 +12,60 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FAST_FLOAT16 = (7, 0)  # compute capability of GPUs with tensor cores for float16
 Steps = int | Sequence[int]
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast; None for float32. `auto` is bfloat16 if the device supports it natively."""
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        precision = "bfloat16" if fast else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
+    """The dtype of autocast; None for float32.
+
+    `auto` is bfloat16 if the device supports it natively, else float16 on GPUs with tensor cores for it.
+    """
+    return DTYPES[_natively(device) if precision == "auto" else precision]
+
+
+def _natively(device: torch.device) -> Literal["float32", "bfloat16", "float16"]:
+    """The fastest precision of a device that suits training."""
+    if device.type != "cuda":
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if fast else "float32"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float16" if torch.cuda.get_device_capability(device) >= FAST_FLOAT16 else "float32"
+
+
+def tf32_used(wanted: bool, device: torch.device) -> bool:
+    """Whether float32 convolutions are computed in TF32."""
+    return wanted and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@contextmanager
+def backends(*, tf32: bool, deterministic: bool) -> Iterator[None]:
+    """Settings of torch during training, restored afterwards.
+
+    tf32           float32 convolutions in TF32 on GPUs that have it; matrix products never are, since losses
+                   need their digits
+    deterministic  algorithms with the same result in each run; operations without one give a warning
+    """
+    cudnn, before = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    saved, warned = (cudnn.allow_tf32, cudnn.benchmark), torch.is_deterministic_algorithms_warn_only_enabled()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    # All crops of a run have one shape, so the fastest algorithm is worth a search.
+    cudnn.allow_tf32, cudnn.benchmark = tf32, not deterministic
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cudnn.benchmark = saved
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def precision_used(precision: Precision, device: torch.device) -> str:
-    """The precision used on a device: float32 or bfloat16."""
+    """The precision used on a device: float32, bfloat16 or float16."""
     return str(autocast_dtype(precision, device) or torch.float32).removeprefix("torch.")
 
 

@@ -17,7 +17,7 @@ from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream
 from medcl3d.io.progress import track
 from medcl3d.sampling.plan import Plan, RankSlice
-from medcl3d.sampling.raw_batch import on_device
+from medcl3d.sampling.raw_batch import on_device, pinned
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
@@ -56,8 +56,12 @@ class CropBatch:
     boxes: tuple[Box, ...]
 
     def to(self, device: torch.device) -> CropBatch:
-        """The batch on a device."""
-        return on_device(self, device)
+        """The batch with crops, targets and weights on a device; the CPU decides how each is augmented."""
+        return on_device(self, device, "voxels", "targets", "weights")
+
+    def pin_memory(self) -> CropBatch:
+        """The batch with crops in pinned memory, as the loader calls it."""
+        return pinned(self, "voxels")
 
     def augmented(self, recipe: ViewRecipe) -> Tensor:
         """``Float[N, C, D, H, W]``: the augmented voxels, in full precision."""

@@ -14,7 +14,7 @@ from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.distributed.seeding import Stream
 from medcl3d.downstream.crop_dataset import random_crop, read_crops, read_spacing_mm
 from medcl3d.sampling.plan import Plan, RankSlice
-from medcl3d.sampling.raw_batch import on_device
+from medcl3d.sampling.raw_batch import on_device, pinned
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
 
@@ -41,8 +41,12 @@ class PatchBatch:
     centred: tuple[bool, ...]
 
     def to(self, device: torch.device) -> PatchBatch:
-        """The batch on a device."""
-        return on_device(self, device)
+        """The batch with patches and labels on a device; the CPU decides how each is augmented."""
+        return on_device(self, device, "voxels", "labels")
+
+    def pin_memory(self) -> PatchBatch:
+        """The batch with patches and labels in pinned memory, as the loader calls it."""
+        return pinned(self, "voxels", "labels")
 
 
 def class_indices(labels: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:

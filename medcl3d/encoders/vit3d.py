@@ -92,7 +92,7 @@ class ViT3d(nn.Module):
         grid = self.patch_embedding(x)
         depth, height, width = grid.shape[2:]
         tokens = rearrange(grid, "b c d h w -> b (d h w) c")
-        tokens = tokens + _positions((depth, height, width), tokens.shape[2]).to(tokens)
+        tokens = tokens + _positions_on((depth, height, width), tokens.shape[2], tokens.dtype, tokens.device)
         kept = None if visible is None else _kept(visible).unsqueeze(2).expand(-1, -1, tokens.shape[2])
         if kept is not None:
             tokens = tokens.gather(1, kept)
@@ -112,15 +112,15 @@ def _kept(visible: Bool[Tensor, "B 1 d h w"]) -> Int[Tensor, "B _"]:
     """``Int[B, n]``: indices of the visible tokens, in order."""
     flat = visible.flatten(1)
     counts = flat.sum(1)
-    if bool((counts != counts[0]).any()):
+    fewest, most = torch.stack([counts.min(), counts.max()]).tolist()
+    if fewest != most:
         raise ConfigError(
-            problem=f"crops of a batch keep {int(counts.min())} to {int(counts.max())} tokens, but need "
-            "equally many",
+            problem=f"crops of a batch keep {fewest} to {most} tokens, but need equally many",
             remedy="use masked blocks that are multiples of the patch (objective: block, encoder.vit3d: "
             "patch)",
             place="encoder.vit3d",
         )
-    return flat.nonzero()[:, 1].reshape(len(flat), -1)
+    return torch.argsort((~flat).to(torch.int8), dim=1, stable=True)[:, :most]
 
 
 def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
@@ -129,6 +129,14 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
     # gradient.
     block.norm_cross_attn = nn.Identity()  # type: ignore[assignment]
     return block
+
+
+@lru_cache(maxsize=16)
+def _positions_on(
+    grid: Triple, hidden_size: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "_ _"]:
+    """`_positions` in a dtype and on a device, where they stay."""
+    return _positions(grid, hidden_size).to(device, dtype)
 
 
 @lru_cache(maxsize=16)

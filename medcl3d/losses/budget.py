@@ -47,4 +47,4 @@ class BudgetedPairs:
         on the invariance term of VICReg.
         """
         excess = self.excess(z, columns)
-        return WeightedSum(excess.square().sum(), excess.new_tensor(float(len(excess))))
+        return WeightedSum(excess.square().sum(), excess.new_full((), float(len(excess))))

@@ -56,4 +56,4 @@ class BarlowTwins(nn.Module):
         """The loss of the global batch, on every rank."""
         pairs = global_pairs(embedded["online"], relating)
         value = barlow_twins(pairs.first, pairs.second, pairs.weight, self.redundancy)
-        return Loss(value, {"loss": value.detach()} | pairs.metrics)
+        return Loss(value, {"loss": value.detach()} | pairs.metrics, pairs.required)

@@ -86,4 +86,4 @@ class BYOL(nn.Module):
         drawn = draw_partners(online, embedded["target"], relating)
         distance = cosine_distance(online.z, drawn.chosen)
         value, mean = global_mean((drawn.weight * distance).sum(), drawn.weight.sum())
-        return Loss(value, {"loss": mean} | drawn.metrics)
+        return Loss(value, {"loss": mean} | drawn.metrics, drawn.required)

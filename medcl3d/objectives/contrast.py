@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
-from medcl3d.core.embeddings import Embeddings, Loss
-from medcl3d.core.errors import DataError
+from medcl3d.core.embeddings import Embeddings, Loss, require
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import all_sum, gather, gather_keys, world_size
+from medcl3d.distributed.collectives import all_sum, all_sums, gather, gather_keys, world_size
 from medcl3d.losses.budget import BudgetedPairs
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
 from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
-from medcl3d.pairs.traits import REPELS
+from medcl3d.pairs.traits import REPELS, SUPPORT
+
+NO_POSITIVE = (
+    "no anchor of this batch has a positive, so the loss is undefined; "
+    "draw more samples per step or choose a pair strategy whose samples hold a positive"
+)
 
 
 def contrast(
@@ -42,11 +46,13 @@ def contrast(
     """
     compared = rows if targets is None else targets
     columns, column_keys = gather(compared.z), gather_keys(compared.keys)
-    valid_rows, valid_columns = _is_valid(rows.keys), _is_valid(column_keys)
+    valid_rows = _valid(rows.keys)
+    same = targets is None and world_size() == 1
+    valid_columns = valid_rows if same else _valid(column_keys)
     z, keys = rows.z[valid_rows], rows.keys[valid_rows]
     columns, column_keys = relating.columns(columns[valid_columns], column_keys[valid_columns])
     if only_queue_repels:  # known before linking, so that a strategy weights only what repels
-        queued = column_keys.linked["support"] >= 0
+        queued = column_keys.linked[SUPPORT] >= 0
         column_keys = replace(column_keys, linked={**column_keys.linked, REPELS: queued})
     relate_block, tally, budgeted = relating.tiles(keys, column_keys, z, columns), Tally(), BudgetedPairs()
 
@@ -55,31 +61,31 @@ def contrast(
         if only_queue_repels:
             tile = _without_negatives_of_the_batch(tile, column_keys)
         budgeted.add(block, tile)
-        # Targets may lack a row's own view: local views have no target.
-        tally.add(tile, similarity, None if targets is None else keys[block].same_item(column_keys).sum())
+        if relating.logged:
+            # Targets may lack a row's own view: local views have no target.
+            selves = None if targets is None else keys[block].same_item(column_keys).sum()
+            tally.add(tile, similarity, selves)
         return tile
 
     local = contrastive_sum(
         z, columns, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
     )
-    weight = all_sum(local.weight.detach())
-    if weight == 0:
-        raise DataError(
-            "no anchor of this batch has a positive, so the loss is undefined; "
-            "draw more samples per step or choose a pair strategy whose samples hold a positive"
-        )
+    weight, total = all_sums(local.weight.detach(), local.loss.detach())
+    required = require(weight, NO_POSITIVE)
     value = local.loss * world_size() / weight
-    metrics = {"loss": all_sum(local.loss.detach()) / weight} | diagnose(z.detach(), tally)
+    metrics = {"loss": total / weight}
+    if relating.logged:
+        metrics |= diagnose(z.detach(), tally)
     if relating.budget_weight:
         own = budgeted.sum(z, columns)
-        pairs = all_sum(own.weight)
-        excess = all_sum(own.loss.detach()) / pairs.clamp(min=1)
+        pairs, total = all_sums(own.weight, own.loss.detach())
+        excess = total / pairs.clamp(min=1)
         value = value + relating.budget_weight * own.loss * world_size() / pairs.clamp(min=1)
         metrics["loss"] = metrics["loss"] + relating.budget_weight * excess
         metrics |= {"budget_excess": excess, "pairs_with_budget": pairs}
     for name, (top, bottom) in relating.sums.items():
         metrics[name] = all_sum(top.to(z)) / all_sum(bottom.to(z)).clamp(min=1)
-    return Loss(value, metrics)
+    return Loss(value, metrics, required)
 
 
 def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
@@ -91,5 +97,8 @@ def _without_negatives_of_the_batch(tile: Tile, columns: Keys) -> Tile:
     return replace(tile, relation=replace(tile.relation, negative=negative))
 
 
-def _is_valid(keys: Keys) -> Bool[Tensor, " N"]:
-    return (keys.point < 0) | torch.isfinite(keys.position_mm).all(1)
+def _valid(keys: Keys) -> slice | Int[Tensor, " _"]:
+    """The views, and the points with a position: as indices, which are read once and not per column."""
+    if keys.are_views:
+        return slice(None)
+    return ((keys.point < 0) | torch.isfinite(keys.position_mm).all(1)).nonzero().flatten()

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medcl3d.config.field_types import NonNegative, Positive, PositiveInt
 from medcl3d.core.batch import REGION, PairBatch, Points, ViewGroup
+from medcl3d.core.device import to_device
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
@@ -130,13 +131,13 @@ def embed_points(
 def crop_keys(points: Keys) -> Keys:
     """The keys of the points' views."""
     position_mm = torch.full_like(points.position_mm, torch.nan)
-    return replace(points, point=torch.full_like(points.point, -1), position_mm=position_mm)
+    return replace(points, point=torch.full_like(points.point, -1), position_mm=position_mm).marked(True)
 
 
 def sample_rows(group: ViewGroup) -> Int[Tensor, " N"]:
     """``Int[N]``: the row of a batch's points for each view (samples are sorted and contiguous)."""
-    rows: Tensor = torch.unique_consecutive(group.keys.sample, return_inverse=True)[1]
-    return rows
+    sample = group.keys.sample
+    return F.pad((sample[1:] != sample[:-1]).cumsum(0), (1, 0))[: len(sample)]  # without reading their number
 
 
 def point_keys(group: ViewGroup, points: Points) -> Keys:
@@ -146,6 +147,7 @@ def point_keys(group: ViewGroup, points: Points) -> Keys:
     position = torch.where(points.valid[..., None], points.key_mm, torch.nan)[rows].flatten(0, 1)
     point = torch.arange(count, device=rows.device).repeat(len(rows))
     found = replace(keys, point=point, position_mm=position, body=points.body_mm[rows].flatten(0, 1))
+    found = found.marked(count == 0)
     if points.region is None:
         return found
     return replace(found, metadata={**keys.metadata, REGION: points.region[rows].flatten(0, 1)})
@@ -156,9 +158,9 @@ def point_features(
 ) -> Float[Tensor, "N P C"]:
     """Features at the points' physical positions: ``[N, C, D, H, W]`` -> ``[N, P, C]``, trilinear."""
     position = points.position_mm[sample_rows(group)]
-    inverse = torch.linalg.inv(group.affine)
+    inverse = torch.linalg.inv_ex(group.affine).inverse  # without reading whether it exists
     voxel = torch.einsum("nij,npj->npi", inverse[:, :3, :3], position) + inverse[:, None, :3, 3]
-    shape = torch.tensor(group.voxels.shape[2:], device=voxel.device, dtype=voxel.dtype)
+    shape = to_device(torch.tensor(group.voxels.shape[2:], dtype=voxel.dtype), voxel.device)
     # A voxel's centre is at its index, so the view spans [-0.5, size - 0.5] for any stride of the map.
     decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
     grid = ((2 * voxel + 1) / shape - 1).flip(-1).to(decoded.dtype)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from medcl3d.core.relation import Relation
-from medcl3d.distributed.collectives import all_mean, all_sum
+from medcl3d.distributed.collectives import all_sum, all_sums, world_size
 from medcl3d.losses.contrastive import Tile
 
 # Singular values of more embeddings cost more time and change the effective rank little.
@@ -37,7 +37,8 @@ class Tally:
         positive, negative, columns = tile.relation.positive, tile.relation.negative, tile.columns
         width = positive.shape[1] if similarity is None or columns is None else similarity.shape[1]
         rows, pairs = (
-            positive.new_tensor(float(n), dtype=torch.float64) for n in (len(positive), len(positive) * width)
+            positive.new_full((), float(n), dtype=torch.float64)
+            for n in (len(positive), len(positive) * width)
         )
         others = pairs - positive.numel()  # these repel with M = 1
         selves = rows if selves is None else selves.to(rows)
@@ -83,13 +84,14 @@ def diagnose(z: Float[Tensor, "N E"], tally: Tally) -> dict[str, Float[Tensor, "
     effective_rank: RankMe, Garrido et al., ICML 2023 (on at most 512 embeddings per rank, mean over ranks).
     """
     sums = tally.total(z, all_sum)
-    p, aligned, spread, repelled = sums[[2, 6, 7, 8]].unbind()
+    p, aligned, uniform, repelled = (sums[i] for i in (2, 6, 7, 8))
+    rank, spread = all_sums(effective_rank(z), z.std(0).mean())
     return {
         **_counts(sums),
         "alignment": aligned / p,
-        "uniformity": (spread / repelled).log(),
-        "effective_rank": all_mean(effective_rank(z)),
-        "feature_std": all_mean(z.std(0).mean()),
+        "uniformity": (uniform / repelled).log(),
+        "effective_rank": rank / world_size(),
+        "feature_std": spread / world_size(),
     }
 
 
@@ -125,7 +127,7 @@ def effective_rank(z: Float[Tensor, "N E"]) -> Float[Tensor, ""]:
     """
     rows = z[:RANK_ROWS].float()
     if not torch.isfinite(rows).all():
-        return rows.new_tensor(float("nan"))
+        return rows.new_full((), float("nan"))
     values = torch.linalg.svdvals(rows)
     share = values / values.sum().clamp(min=1e-12) + 1e-7
     return torch.exp(-(share * share.log()).sum())

@@ -119,7 +119,7 @@ class DINO(nn.Module):
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over pairs of a student's and a teacher's view, weighted by P; updates the centre."""
         online, target = embedded["online"], embedded["target"]
-        global_views = online[torch.isin(online.keys.view, target.keys.view)]
+        global_views = online[: len(target.keys)]  # global views come first
         related = relate_to_all(online, Embeddings(global_views.z.detach(), global_views.keys), relating)
         # The relation is of the student's embeddings; the targets are the teacher's scores of the same views.
         targets = ((gather(target.z)[related.order] - self.center) / self.teacher_temperature).softmax(1)
@@ -134,12 +134,13 @@ class DINO(nn.Module):
             value = value + self.koleo * spread
             metrics |= {"loss": mean + self.koleo * spread.detach(), "koleo": spread.detach()}
         self._update_center(target.z)
-        return Loss(value, metrics)
+        return Loss(value, metrics, related.required)
 
     @torch.no_grad()
     def _update_center(self, scores: Float[Tensor, "N K"]) -> None:
         """Move the centre towards the mean of this batch's scores over all ranks, if that is finite."""
-        count = scores.new_tensor(float(len(scores)))
-        mean = all_sum(scores.sum(0)) / all_sum(count)
-        if bool(torch.isfinite(mean).all()):
-            self.center.lerp_(mean.to(self.center.dtype), 1 - self.center_momentum)
+        count = scores.new_full((1,), float(len(scores)))
+        summed = all_sum(torch.cat([scores.sum(0), count]))
+        mean = (summed[:-1] / summed[-1]).to(self.center.dtype)
+        moved = self.center.lerp(mean, 1 - self.center_momentum)
+        self.center.copy_(torch.where(torch.isfinite(mean).all(), moved, self.center))

@@ -5,17 +5,16 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from medcl3d.config.field_types import Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Embeddings, Loss
-from medcl3d.core.errors import DataError
+from medcl3d.core.embeddings import Embedded, Embeddings, Loss, require
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
-from medcl3d.distributed.collectives import all_mean, all_sum, gather, gather_keys, global_mean
+from medcl3d.distributed.collectives import all_mean, all_sum, gather, gather_keys, global_mean, world_size
 from medcl3d.encoders.network import Network
 from medcl3d.losses.distances import distance_errors
 from medcl3d.objectives import OBJECTIVES
@@ -24,6 +23,11 @@ from medcl3d.objectives.diagnostics import effective_rank
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.boxes import distance_mm
+
+NOT_COMPARED = (
+    "no two points of this batch share a frame, so distances are undefined; draw views of one "
+    "scan, for example with overlapping_crops"
+)
 
 
 @OBJECTIVES.register("distance_regression")
@@ -70,28 +74,23 @@ class DistanceRegression(nn.Module):
 
     def loss(self, embedded: Embedded, relating: Relating) -> Loss:
         """The mean over pairs of the global batch. DataError if no two points share a frame."""
-        rows = _valid(embedded["online"])
         online = embedded["online"]
-        cols = _valid(Embeddings(gather(online.z), gather_keys(online.keys)))
+        valid = _valid(online)
+        rows = online[valid]
+        cols = Embeddings(gather(online.z), gather_keys(online.keys))
+        cols = cols[valid if world_size() == 1 else _valid(cols)]
         target = distance_mm(rows.keys, cols.keys) / self.scale_mm
         compared = torch.isfinite(target) & ~rows.keys.same_item(cols.keys)
         errors = distance_errors(rows.z, cols.z, target, compared)
-        if all_sum(compared.sum().to(errors.dtype)) == 0:
-            raise DataError(
-                "no two points of this batch share a frame, so distances are undefined; draw views of one "
-                "scan, for example with overlapping_crops"
-            )
-        value, mean = global_mean(errors.sum(), compared.sum().to(errors.dtype))
-        z = online.z.detach()
-        return Loss(
-            value,
-            {
-                "loss": mean,
-                "error_mm": mean.sqrt() * self.scale_mm,
-                "effective_rank": all_mean(effective_rank(z)),
-                "feature_std": all_mean(z.std(0).mean()),
-            },
-        )
+        number = compared.sum().to(errors.dtype)
+        required = require(all_sum(number), NOT_COMPARED)
+        value, mean = global_mean(errors.sum(), number)
+        metrics = {"loss": mean, "error_mm": mean.sqrt() * self.scale_mm}
+        if relating.logged:
+            z = online.z.detach()
+            metrics["effective_rank"] = all_mean(effective_rank(z))
+            metrics["feature_std"] = all_mean(z.std(0).mean())
+        return Loss(value, metrics, required)
 
     def gate(self, relate: Relate) -> Relate:
         """The relation of the points' crops, for pictures: it has no effect on the loss."""
@@ -102,6 +101,6 @@ class DistanceRegression(nn.Module):
         return relate_crops
 
 
-def _valid(points: Embeddings) -> Embeddings:
-    """The points with a position."""
-    return points[torch.isfinite(points.keys.position_mm).all(1)]
+def _valid(points: Embeddings) -> Int[Tensor, " _"]:
+    """The indices of the points with a position."""
+    return torch.isfinite(points.keys.position_mm).all(1).nonzero().flatten()

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medcl3d.core.batch import PairBatch
-from medcl3d.core.embeddings import Embedded, Embeddings
+from medcl3d.core.embeddings import Embedded, Embeddings, Required
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.collectives import gather
 from medcl3d.encoders.network import Network
 from medcl3d.objectives.partners import draw_partners
 from medcl3d.objectives.projector import Projector
-from medcl3d.objectives.relating import Relating
+from medcl3d.objectives.relating import GlobalViews, Relating
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class GlobalPairs:
     second: Float[Tensor, "N E"]
     weight: Float[Tensor, " N"]
     metrics: dict[str, Float[Tensor, ""]]
+    required: tuple[Required, ...]
 
 
 def project(network: Network, projector: Projector, batch: PairBatch) -> Embedded:
@@ -40,8 +41,18 @@ def global_pairs(rows: Embeddings, relating: Relating) -> GlobalPairs:
     All ranks compute the same loss on them: its gradient, summed over ranks by the gather and averaged by
     DistributedDataParallel, equals that of one process.
     """
-    anchors = rows[rows.keys.view == 0]
+    anchors = rows[_first_views(rows.keys, relating.global_views)]
     drawn = draw_partners(anchors, rows, relating)
     first, second, weight = gather(anchors.z), gather(drawn.chosen), gather(drawn.weight)
-    has_partner = weight > 0
-    return GlobalPairs(first[has_partner], second[has_partner], weight[has_partner], drawn.metrics)
+    has_partner = (weight > 0).nonzero().flatten()
+    return GlobalPairs(
+        first[has_partner], second[has_partner], weight[has_partner], drawn.metrics, drawn.required
+    )
+
+
+def _first_views(keys: Keys, views: GlobalViews | None) -> slice | Int[Tensor, " _"]:
+    """The first view of each sample: global views come first, sorted by sample, then view."""
+    if views is None or views.numbers[0] != 0:
+        return (keys.view == 0).nonzero().flatten()
+    number = len(views.numbers)
+    return slice(0, views.samples * number, number)

@@ -58,6 +58,7 @@ def masked_features(
         grid = triple(size // s for size, s in zip(voxels.shape[2:], stride, strict=True))
         return cast(Features, encoder(voxels, at_size(visible, grid)))
     with (
+        torch.compiler.set_stance("force_eager"),  # compiled code would not call the hooks
         masked_convolutions(encoder, visible),
         in_recomputation(lambda: masked_convolutions(encoder, visible)),
     ):

@@ -9,13 +9,13 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.embeddings import Embeddings
-from medcl3d.core.errors import DataError
+from medcl3d.core.embeddings import Embeddings, Required, require
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.distributed.collectives import all_sum, gather, gather_keys
 from medcl3d.distributed.seeding import Stream
 from medcl3d.losses.contrastive import Tile
+from medcl3d.objectives.contrast import NO_POSITIVE
 from medcl3d.objectives.diagnostics import Tally, diagnose
 from medcl3d.objectives.relating import Relating
 
@@ -30,11 +30,13 @@ class Partners:
     chosen   ``[N, D]`` the target drawn for each anchor
     weight   ``[N]`` a_i = min(1, sum_j P_ij); 0 for anchors without a positive
     metrics  the metrics that all objectives log
+    required, of the loss
     """
 
     chosen: Float[Tensor, "N E"]
     weight: Float[Tensor, " N"]
     metrics: dict[str, Float[Tensor, ""]]
+    required: tuple[Required, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Related:
     order: Int[Tensor, " M"]
     relation: Relation
     metrics: dict[str, Float[Tensor, ""]]
+    required: tuple[Required, ...]
 
 
 def relate_to_all(anchors: Embeddings, targets: Embeddings, relating: Relating) -> Related:
@@ -58,14 +61,13 @@ def relate_to_all(anchors: Embeddings, targets: Embeddings, relating: Relating) 
     columns, keys = relating.columns(columns[order], keys[order])
     z = F.normalize(anchors.z.detach(), dim=1)
     similarity = z @ F.normalize(columns.detach(), dim=1).T
-    relation, tally = relating(anchors.keys, keys, similarity), Tally()
+    relation = relating(anchors.keys, keys, similarity)
+    required = require(all_sum(relation.positive.sum()), NO_POSITIVE)
+    if not relating.logged:
+        return Related(columns, order, relation, {}, required)
+    tally = Tally()
     tally.add(Tile(relation), similarity, anchors.keys.same_item(keys).sum())
-    if all_sum(relation.positive.sum()) == 0:
-        raise DataError(
-            "no anchor of this batch has a positive, so the loss is undefined; "
-            "draw more samples per step or choose a pair strategy whose samples hold a positive"
-        )
-    return Related(columns, order, relation, diagnose(z, tally))
+    return Related(columns, order, relation, diagnose(z, tally), required)
 
 
 def draw_partners(anchors: Embeddings, targets: Embeddings, relating: Relating) -> Partners:
@@ -78,7 +80,8 @@ def draw_partners(anchors: Embeddings, targets: Embeddings, relating: Relating) 
     positive = related.relation.positive.double()
     mass = positive.cumsum(1)
     index = (mass <= uniform(anchors.keys)[:, None] * mass[:, -1:]).sum(1).clamp(max=positive.shape[1] - 1)
-    return Partners(related.targets[index], positive.sum(1).clamp(max=1).to(anchors.z.dtype), related.metrics)
+    weight = positive.sum(1).clamp(max=1).to(anchors.z.dtype)
+    return Partners(related.targets[index], weight, related.metrics, related.required)
 
 
 def in_order(keys: Keys) -> Int[Tensor, " N"]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 from torch import Tensor, nn
 
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile
 from medcl3d.pairs import PairStrategy, has_gradient_through_negatives, link, needs_features
-from medcl3d.pairs.traits import PROGRESS, Sums, sums_of
+from medcl3d.pairs.traits import FIRST_QUEUED, PROGRESS, SUPPORT, Sums, sums_of
 
 
 class EmbeddingQueue(nn.Module):
@@ -33,10 +33,18 @@ class EmbeddingQueue(nn.Module):
         self.register_buffer("z", torch.zeros(size, dim))
         self.register_buffer("keys", torch.zeros(size, layout.matrix().shape[1], dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))  # of all embeddings added so far
+        self._full = False  # once full, always full, so that `count` is not read any more
+        self.register_load_state_dict_post_hook(EmbeddingQueue._loaded)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _loaded(queue: nn.Module, _: object) -> None:
+        assert isinstance(queue, EmbeddingQueue)
+        queue._full = False
 
     def content(self) -> tuple[Float[Tensor, "_ E"], Keys]:
         """Embeddings ``[n, D]`` and their keys, n at most `size`."""
-        filled = min(int(self.count), self.size)
+        filled = self.size if self._full else min(int(self.count), self.size)
+        self._full = filled == self.size
         # A copy, since the buffer changes before the backward pass.
         return self.z[:filled].clone(), self.layout.with_matrix(self.keys[:filled].clone())
 
@@ -45,11 +53,50 @@ class EmbeddingQueue(nn.Module):
 
         Embeddings that are not finite are left out: their step is skipped, and later steps must not use them.
         """
-        finite = torch.isfinite(z).all(1)
-        z, keys = z[finite][-self.size :], keys[finite][-self.size :]
-        positions = (self.count + torch.arange(len(z), device=self.count.device)) % self.size
-        self.z[positions], self.keys[positions] = z.to(self.z.dtype), keys
-        self.count += len(z)
+        append(self.count, torch.isfinite(z).all(1), (self.z, z), (self.keys, keys))
+
+
+def append(
+    count: Int64[Tensor, ""], chosen: Bool[Tensor, " N"], *parts: tuple[Shaped[Tensor, "Q _"], Tensor]
+) -> None:
+    """Write the chosen rows ``[N, D]`` into ring buffers ``[Q, D]`` that hold `count` rows, which is updated.
+
+    parts: a buffer and the rows for it. The rows replace the oldest ones. If they all fit into the buffer,
+    nothing is read on the CPU.
+    """
+    size, number = len(parts[0][0]), len(chosen)
+    if size == 0:
+        return
+    if number > size:
+        kept = chosen.nonzero().flatten()[-size:]
+        parts = tuple((buffer, rows[kept]) for buffer, rows in parts)
+        number, chosen = len(kept), torch.ones_like(kept, dtype=torch.bool)
+    # The chosen rows go to the next positions; those behind them are written with what they hold.
+    order = torch.argsort((~chosen).to(torch.int8), stable=True)
+    positions = (count + torch.arange(number, device=count.device)) % size
+    written = chosen[order][:, None]
+    for buffer, rows in parts:
+        buffer[positions] = torch.where(written, rows[order].to(buffer.dtype), buffer[positions])
+    count += chosen.sum()
+
+
+@dataclass(frozen=True)
+class GlobalViews:
+    """The global views of one rank's batch: `numbers` of each sample, sorted by sample, then view."""
+
+    samples: int
+    numbers: tuple[int, ...]
+
+    @staticmethod
+    def of(keys: Keys) -> GlobalViews | None:
+        """From the keys of the global views, on the CPU; None if samples differ in their views."""
+        samples = len(torch.unique_consecutive(keys.sample))
+        if samples == 0 or len(keys) % samples:
+            return None
+        views = keys.view.reshape(samples, -1)
+        rows = keys.sample.reshape(samples, -1)
+        same = bool((views == views[0]).all()) and bool((rows == rows[:, :1]).all())
+        return GlobalViews(samples, tuple(views[0].tolist())) if same else None
 
 
 class Relating(nn.Module):
@@ -60,9 +107,13 @@ class Relating(nn.Module):
     progress         share of the run that is done, which a linking strategy may use; set before each step
     budget_weight    weight of the pairs with a budget in the loss
     sums             the strategy's own metrics of the rows that were related last
+    logged           whether the step's metrics are logged; if not, only the loss is computed
+    global_views     the global views of the batch, if every sample has the same; set before each step
     """
 
     progress: float | None = None
+    logged: bool = True
+    global_views: GlobalViews | None = None
 
     def __init__(
         self,
@@ -90,7 +141,7 @@ class Relating(nn.Module):
             done = torch.full((len(rows),), self.progress, dtype=torch.float64, device=rows.sample.device)
             rows = replace(rows, linked={**rows.linked, PROGRESS: done})
         rows, cols = link(self.strategy, rows, cols, similarity)
-        self.sums = sums_of(self.strategy, rows)
+        self.sums = sums_of(self.strategy, rows) if self.logged else {}
         return rows, cols
 
     def columns(self, z: Float[Tensor, "M E"], keys: Keys) -> tuple[Float[Tensor, "_ E"], Keys]:
@@ -103,11 +154,12 @@ class Relating(nn.Module):
         queued, queued_keys = self.support.content()
         in_batch = keys.sample.new_full((len(keys),), -1)
         positions = torch.cat([in_batch, torch.arange(len(queued), device=z.device)])
+        setattr(positions, FIRST_QUEUED, len(in_batch))
         both = Keys.cat([keys, queued_keys])
         # Sorted, so that the replaced embeddings do not depend on the number of ranks.
         order = torch.argsort(keys.sample, stable=True)
         self.support.keep(z.detach()[order], keys.matrix()[order])
-        return torch.cat([z, queued.to(z.dtype)]), replace(both, linked={"support": positions})
+        return torch.cat([z, queued.to(z.dtype)]), replace(both, linked={SUPPORT: positions})
 
     @torch.no_grad()
     def forward(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> Relation:
@@ -128,8 +180,8 @@ class Relating(nn.Module):
             with torch.autocast(z.device.type, enabled=False):
                 rows, cols = self._link(rows, cols, z @ columns.T)
         elif self.strategy is not None:
-            self.sums = sums_of(self.strategy, rows)
-        shared = None if self.constant_across is None else _SharedKeys(rows, cols, self.constant_across)
+            self.sums = sums_of(self.strategy, rows) if self.logged else {}
+        shared: _SharedKeys | None = None
 
         gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)
 
@@ -139,8 +191,10 @@ class Relating(nn.Module):
                 with torch.enable_grad():
                     relation = self.relate(rows[block], cols, leaf)
                 return Tile(relation, similarity=leaf if relation.negative.requires_grad else None)
-            if shared is None or len(similarity) == len(rows):
+            nonlocal shared
+            if self.constant_across is None or len(similarity) == len(rows):
                 return Tile(self.relate(rows[block], cols, similarity))
+            shared = shared or _SharedKeys(rows, cols, self.constant_across)
             some = shared.columns(block)
             return Tile(self.relate(rows[block], cols[some], similarity[:, some]), some)
 

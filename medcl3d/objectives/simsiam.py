@@ -66,4 +66,4 @@ class SimSiam(nn.Module):
         drawn = draw_partners(online, embedded["target"], relating)
         cosine = 1 - cosine_distance(online.z, drawn.chosen) / 2
         value, mean = global_mean(-(drawn.weight * cosine).sum(), drawn.weight.sum())
-        return Loss(value, {"loss": mean} | drawn.metrics)
+        return Loss(value, {"loss": mean} | drawn.metrics, drawn.required)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from medcl3d.losses.clusters import cross_entropy_sum, scores_of, sinkhorn
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.partners import relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
-from medcl3d.objectives.relating import Relating
+from medcl3d.objectives.relating import GlobalViews, Relating, append
 
 NUM_GLOBAL = 2  # views of a sample that get codes, each with its own queue
 
@@ -77,6 +78,13 @@ class SwAV(nn.Module):
         self.prototypes = nn.Linear(out_dim, num_prototypes, bias=False)
         self.register_buffer("kept", torch.zeros(NUM_GLOBAL, queue_size, out_dim))
         self.register_buffer("count", torch.zeros(NUM_GLOBAL, dtype=torch.int64))
+        self._full: set[int] = set()
+        self.register_load_state_dict_post_hook(SwAV._loaded)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _loaded(module: nn.Module, _: object) -> None:
+        assert isinstance(module, SwAV)
+        module._full.clear()
 
     def before_step(self, step: int, steps: int) -> None:
         """Update the freezing of the prototypes."""
@@ -93,32 +101,49 @@ class SwAV(nn.Module):
         online, large = embedded["online"], embedded["large"]
         related = relate_to_all(online, large, relating)
         keys = gather_keys(large.keys)[related.order]
-        codes = self._codes(gather(large.z)[related.order], keys.view)
+        codes = self._codes(gather(large.z)[related.order], keys.view, relating.global_views)
         weight = self.prototypes.weight
         weight = weight * 0 + weight.detach() if self.frozen else weight  # a gradient of 0, which DDP needs
         log_p = F.log_softmax(scores_of(online.z, weight) / self.temperature, dim=1)
         positive = related.relation.positive[:, : len(codes)].to(log_p.dtype)
         value, mean = global_mean(cross_entropy_sum(log_p, codes, positive), positive.sum())
-        return Loss(value, {"loss": mean} | related.metrics)
+        return Loss(value, {"loss": mean} | related.metrics, related.required)
 
     @torch.no_grad()
-    def _codes(self, z: Float[Tensor, "M E"], view: Int[Tensor, " M"]) -> Float[Tensor, "M K"]:
-        """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number."""
+    def _codes(
+        self, z: Float[Tensor, "M E"], view: Int[Tensor, " M"], views: GlobalViews | None
+    ) -> Float[Tensor, "M K"]:
+        """Codes ``Float[M, K]`` of all ranks' global views ``[M, D]``, separately for each view number.
+
+        Rows are sorted by sample, then by view. views: of this rank's batch, None to read them from `view`.
+        """
         codes = z.new_zeros(len(z), self.prototypes.out_features)
-        for number in torch.unique(view).tolist():
-            own = view == number
+        for number, own in _rows_of_views(view, views):
             queue = number % NUM_GLOBAL
-            filled = min(int(self.count[queue]), self.kept.shape[1])
-            embeddings = torch.cat([z[own], self.kept[queue, :filled].to(z.dtype)])
+            embeddings = torch.cat([z[own], self.kept[queue, : self._filled(queue)].to(z.dtype)])
             scores = scores_of(embeddings, self.prototypes.weight)
-            codes[own] = sinkhorn(scores, self.epsilon, self.iterations)[: int(own.sum())]
-            self._append(queue, z[own])
+            codes[own] = sinkhorn(scores, self.epsilon, self.iterations)[: len(z[own])]
+            append(self.count[queue], torch.isfinite(z[own]).all(1), (self.kept[queue], z[own]))
         return codes
 
-    def _append(self, queue: int, z: Float[Tensor, "_ E"]) -> None:
-        """Add finite embeddings ``[n, D]`` to a queue; they replace the oldest ones."""
+    def _filled(self, queue: int) -> int:
+        """The number of embeddings in a queue: once it is full, it stays full."""
         size = self.kept.shape[1]
-        z = z[torch.isfinite(z).all(1)][-size:] if size else z[:0]
-        positions = (self.count[queue] + torch.arange(len(z), device=z.device)) % max(1, size)
-        self.kept[queue, positions] = z.to(self.kept.dtype)
-        self.count[queue] += len(z)
+        if queue not in self._full:
+            filled = min(int(self.count[queue]), size) if size else 0
+            if filled < size or not size:
+                return filled
+            self._full.add(queue)
+        return size
+
+
+def _rows_of_views(
+    view: Int[Tensor, " M"], views: GlobalViews | None
+) -> Iterator[tuple[int, slice | Int[Tensor, " _"]]]:
+    """The view numbers, and the rows of each."""
+    if views is None:
+        for number in torch.unique(view).tolist():
+            yield number, (view == number).nonzero().flatten()
+    else:
+        for first, number in enumerate(views.numbers):
+            yield number, slice(first, None, len(views.numbers))

@@ -59,10 +59,12 @@ class VICReg(nn.Module):
         """The loss of the global batch, on every rank. DataError if fewer than two have a positive."""
         pairs = global_pairs(embedded["online"], relating)
         if len(pairs.first) < 2:
+            for one in pairs.required:
+                one.check()
             raise DataError(
                 "objective.vicreg",
                 f"{len(pairs.first)} samples of this batch have a positive, but variance needs two",
                 "draw more samples per step",
             )
         value = vicreg(pairs.first, pairs.second, pairs.weight, *self.weights)
-        return Loss(value, {"loss": value.detach()} | pairs.metrics)
+        return Loss(value, {"loss": value.detach()} | pairs.metrics, pairs.required)

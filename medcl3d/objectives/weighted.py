@@ -20,4 +20,5 @@ def weighted(parts: Mapping[str, tuple[float, Loss]]) -> Loss:
     for _, part in reversed(list(parts.values())):
         metrics |= part.metrics
     losses = {f"loss/{name}": part.metrics["loss"] for name, (_, part) in parts.items()}
-    return Loss(value, {**metrics, "loss": mean, **losses})
+    required = tuple(one for _, part in parts.values() for one in part.required)
+    return Loss(value, {**metrics, "loss": mean, **losses}, required)

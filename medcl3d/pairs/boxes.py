@@ -90,7 +90,7 @@ def iou_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:
     are compared if their axes agree; otherwise, and across frames, the value is 0.
     """
     # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
-    to_axes = torch.linalg.inv(rows.axes)
+    to_axes = torch.linalg.inv_ex(rows.axes).inverse  # without reading whether it exists
     offset = torch.einsum("nmi,nji->nmj", cols.center_mm - rows.center_mm[:, None], to_axes)
     half_row, half_col = rows.size_mm[:, None] / 2, cols.size_mm / 2
     overlap = torch.minimum(half_row, offset + half_col) - torch.maximum(-half_row, offset - half_col)
@@ -114,7 +114,7 @@ def gap_mm(rows: Keys, cols: Keys, axis: int) -> Float64[Tensor, "N M"]:
     between two planes along their normal is smaller.
     """
     offset = cols.center_mm - rows.center_mm[:, None]
-    return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv(rows.axes)[:, axis]).abs()
+    return torch.einsum("nmi,ni->nm", offset, torch.linalg.inv_ex(rows.axes).inverse[:, axis]).abs()
 
 
 def overlap_offset(

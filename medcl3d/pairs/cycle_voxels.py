@@ -96,7 +96,8 @@ class CycleVoxels(PointsOfCrops):
         """Candidates per point, shares of cycles that end within some mm, attraction per point."""
         if "cycle_mm" not in rows.linked:
             return {}
-        error, count = rows.linked["cycle_mm"], torch.tensor(float(len(rows)))
+        error = rows.linked["cycle_mm"]
+        count = torch.full((), float(len(rows)), device=error.device)
         found = torch.isfinite(error).sum()
         return {
             "cycle_candidates": (found, count),

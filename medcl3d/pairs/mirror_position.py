@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from medcl3d.config.field_types import NonNegative, Positive
+from medcl3d.core.device import to_device
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation, related
 from medcl3d.pairs import PAIRS, StrategyTraits
@@ -52,7 +53,7 @@ class MirrorPosition(PointsOfCrops):
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """Correspondence within a scan; repulsion by the distance from the mirror image."""
         inner = self.correspondence(rows, cols)
-        mirrored = cols.body * cols.body.new_tensor(MIRROR)
+        mirrored = cols.body * to_device(torch.tensor(MIRROR, dtype=cols.body.dtype), cols.body.device)
         opposite = self._near(rows.body, mirrored) * (1 - self._near(rows.body, cols.body))
         negative = inner.negative.double() * (1 + self.beta * opposite)
         return related(rows, cols, inner.positive, negative)

@@ -19,6 +19,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits, link
 from medcl3d.pairs.anchors import Anchors
+from medcl3d.pairs.traits import SUPPORT, queued_items
 
 
 @PAIRS.register("nearest_neighbours")
@@ -63,13 +64,13 @@ class NearestNeighbours:
     def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:
         """Link each row's `neighbours` ``Int[N, k]``, positions in the queue (-1: it holds fewer than k)."""
         rows, cols = link(self.strategies[0], rows, cols, similarity)
-        positions = cols.linked["support"]
-        queued = positions >= 0
+        positions = cols.linked[SUPPORT]
+        queued = queued_items(positions)
         # The other views of a sample, or the same point in them.
         partner = (rows.sample[:, None] == rows.sample) & (rows.view[:, None] != rows.view)
         partner &= rows.point[:, None] == rows.point
         weight = partner.to(similarity.dtype) / partner.sum(1, keepdim=True).clamp(min=1)
-        nearest = (weight @ similarity[:, queued]).topk(min(self.k, int(queued.sum())), dim=1).indices
+        nearest = (weight @ similarity[:, queued]).topk(min(self.k, len(queued)), dim=1).indices
         neighbours = torch.full((len(rows), self.k), -1, dtype=torch.int64, device=similarity.device)
         has_partner = partner.any(1, keepdim=True)
         neighbours[:, : nearest.shape[1]] = torch.where(has_partner, positions[queued][nearest], -1)
@@ -80,7 +81,7 @@ class NearestNeighbours:
         inner = self.strategies[0].relate(rows, cols, similarity)
         if "neighbours" not in rows.linked:
             return inner
-        positions = cols.linked["support"]
+        positions = cols.linked[SUPPORT]
         queued = positions >= 0
         near = (rows.linked["neighbours"][:, :, None] == positions).any(1) & queued
         positive = torch.where(queued, near.to(inner.positive.dtype), inner.positive)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress"  # the linked column with the share of the run that is done
 REPELS = "repels"  # the linked column of the items that an objective lets repel, if these are not all
+SUPPORT = "support"  # the linked column of positions in the embedding queue, -1 for items of the batch
+FIRST_QUEUED = "first_queued"  # attribute of that column: the items from there on are in the queue
 Sums: TypeAlias = "dict[str, tuple[Tensor, Tensor]]"  # metric -> numerator and denominator
 
 
@@ -218,6 +220,16 @@ def needs_features(strategy: PairStrategy) -> bool:
 def has_gradient_through_negatives(strategy: PairStrategy) -> bool:
     """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
     return any(traits_of(part).gradient_through_negatives for part in all_parts(strategy))
+
+
+def queued_items(positions: Int[Tensor, " M"]) -> Int[Tensor, " Q"]:
+    """The indices of the items in the embedding queue; read from `positions` if their number is not known."""
+    import torch
+
+    first = getattr(positions, FIRST_QUEUED, None)
+    if first is None:
+        return (positions >= 0).nonzero().flatten()
+    return torch.arange(first, len(positions), device=positions.device)
 
 
 def queue_size(strategy: PairStrategy) -> int:

@@ -6,12 +6,15 @@ import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from medcl3d.core.errors import MachineError
@@ -59,7 +62,7 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     pending: dict[Future[R], T] = {}
     waiting = iter(items)
-    item, none_yet = items[0], True
+    item = items[0]
     try:
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     except OSError as error:  # its locks are in shared memory
@@ -68,23 +71,34 @@ def _in_processes(
     with pool:
         try:
             while True:
-                for item in itertools.islice(waiting, 2 * workers - len(pending)):
-                    pending[pool.submit(function, item)] = item
+                with _without_main_module():
+                    for item in itertools.islice(waiting, 2 * workers - len(pending)):
+                        pending[pool.submit(function, item)] = item
                 if not pending:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     item = pending.pop(future)
-                    result = future.result()
-                    none_yet = False
-                    yield result
+                    yield future.result()
         except BrokenProcessPool:
-            remedy = "use fewer workers"
-            if none_yet:  # a spawned process exits if the script that it imports starts processes itself
-                remedy += ', or put the code of your own script below `if __name__ == "__main__":`'
             problem = f"a worker was killed, perhaps for lack of memory, near {name_of(item)}"
-            raise MachineError("", problem, remedy) from None
+            raise MachineError("", problem, "use fewer workers") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let started processes not import the user's script.
+
+    They would otherwise run it again, unless its code is below ``if __name__ == "__main__":``; and they
+    need only this package.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _end_with_parent() -> None:

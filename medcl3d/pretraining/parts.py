@@ -24,7 +24,7 @@ from medcl3d.objectives import (
     objective_type,
     queue_size_of,
 )
-from medcl3d.objectives.relating import EmbeddingQueue, Relating
+from medcl3d.objectives.relating import EmbeddingQueue, GlobalViews, Relating
 from medcl3d.pairs import (
     PAIRS,
     PairStrategy,
@@ -66,6 +66,7 @@ class Learner(nn.Module):
 
     def forward(self, raw: RawBatch) -> Loss:
         """The loss of this rank's part of a global batch."""
+        self.relating.global_views = GlobalViews.of(raw.main.host_keys)
         embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
         return self.objective.loss(embedded, self.relating)
 
@@ -78,6 +79,10 @@ class Learner(nn.Module):
         self.relating.progress = step / steps
         if isinstance(self.objective, Scheduled):
             self.objective.before_step(step, steps)
+
+    def announce(self, logged: bool) -> None:
+        """Compute the metrics of the next step, or only its loss."""
+        self.relating.logged = logged
 
     def after_step(self) -> None:
         """Update an objective after a change of the network (momentum encoders)."""

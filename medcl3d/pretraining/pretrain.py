@@ -117,6 +117,7 @@ def train_encoder(
         device,
         "pretraining",
         before_step=learner.before_step,
+        announce=learner.announce,
         after_step=learner.after_step,
         **hooks,
     )

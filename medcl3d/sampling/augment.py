@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from medcl3d.core.batch import PairBatch, ViewGroup
+from medcl3d.core.device import to_device
 from medcl3d.sampling.raw_batch import RawBatch
 
 
@@ -17,7 +18,9 @@ def make_views(raw: RawBatch, recipe: Any) -> PairBatch:
     """
     groups = []
     for group in raw.groups:
-        with torch.no_grad(), torch.autocast(group.crops.device.type, enabled=False):
+        device = group.crops.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             result = recipe.apply(group.crops, group.parameters, group.spacing_mm)
-        groups.append(ViewGroup(group.role, result.voxels, group.affine @ result.voxel_map, group.keys))
+        affine = to_device(group.affine @ result.voxel_map.to(group.affine.device), device)
+        groups.append(ViewGroup(group.role, result.voxels, affine, group.keys))
     return PairBatch(tuple(groups), raw.points)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from medcl3d.core.batch import Points
+from medcl3d.core.device import to_device
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
 
@@ -29,6 +30,9 @@ class RawGroup:
     spacing_mm  ``Float[N, 3]``
     parameters  of the view recipe, stacked
     views       the drawn views, for pictures
+    on_host     the keys on the CPU, if the crops and `keys` are on another device
+
+    Everything but crops and keys stays on the CPU, which decides how each view is augmented.
     """
 
     role: str
@@ -38,20 +42,30 @@ class RawGroup:
     parameters: dict[str, Shaped[Tensor, "N ..."]]
     keys: Keys
     views: tuple[ViewSpec, ...]
+    on_host: Keys | None = None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> RawGroup:
-        """Apply `function` to every tensor."""
+    @property
+    def host_keys(self) -> Keys:
+        """The keys, to be read without waiting for a device."""
+        return self.keys if self.on_host is None else self.on_host
+
+    def to(self, device: torch.device) -> RawGroup:
+        """The group with crops and keys on a device."""
         return replace(
-            self,
-            crops=function(self.crops),
-            affine=function(self.affine),
-            spacing_mm=function(self.spacing_mm),
-            parameters={name: function(value) for name, value in self.parameters.items()},
-            keys=self.keys.map(function),
+            self, crops=to_device(self.crops, device), keys=self.keys.to(device), on_host=self.host_keys
         )
 
     def __getitem__(self, rows: slice) -> RawGroup:
-        return replace(self.map(lambda tensor: tensor[rows]), views=self.views[rows])
+        return replace(
+            self,
+            crops=self.crops[rows],
+            affine=self.affine[rows],
+            spacing_mm=self.spacing_mm[rows],
+            parameters={name: value[rows] for name, value in self.parameters.items()},
+            keys=self.keys[rows],
+            views=self.views[rows],
+            on_host=self.on_host and self.on_host[rows],
+        )
 
     @staticmethod
     def cat(parts: Sequence[RawGroup]) -> RawGroup:
@@ -89,19 +103,22 @@ class RawBatch:
         """The batch on a device."""
         if device.type == "cpu":
             return self
-        move = moving_to(device)
-        return RawBatch(
-            tuple(group.map(move) for group in self.groups), self.points and self.points.map(move)
-        )
+        points = self.points and self.points.map(lambda tensor: to_device(tensor, device))
+        return RawBatch(tuple(group.to(device) for group in self.groups), points)
+
+    def pin_memory(self) -> RawBatch:
+        """The batch with crops in pinned memory, as the loader calls it; the rest is pinned when copied."""
+        return replace(self, groups=tuple(pinned(group, "crops") for group in self.groups))
 
     def chunks(self, samples: int) -> Iterator[RawBatch]:
         """Split into batches of `samples` samples, in order; the last may have fewer. Nothing is copied."""
-        ids = torch.unique_consecutive(self.main.keys.sample)
+        ids = torch.unique_consecutive(self.main.host_keys.sample)
         for start in range(0, len(ids), samples):
             first, last = ids[start], ids[start : start + samples][-1]
             # Rows are sorted by sample in every group.
             ends = (
-                (int((g.keys.sample < first).sum()), int((g.keys.sample <= last).sum())) for g in self.groups
+                (int((own < first).sum()), int((own <= last).sum()))
+                for own in (group.host_keys.sample for group in self.groups)
             )
             groups = tuple(group[a:b] for group, (a, b) in zip(self.groups, ends, strict=True))
 
@@ -120,23 +137,11 @@ class RawBatch:
         )
 
 
-def on_device(batch: D, device: torch.device) -> D:
-    """A dataclass with its tensors and dictionaries of tensors on a device."""
-    move = moving_to(device)
-    moved: dict[str, Any] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            moved[field.name] = move(value)
-        elif isinstance(value, dict):
-            moved[field.name] = {name: move(tensor) for name, tensor in value.items()}
-    return replace(batch, **moved)
+def on_device(batch: D, device: torch.device, *names: str) -> D:
+    """A dataclass with the tensors of some fields on a device."""
+    return replace(batch, **{name: to_device(getattr(batch, name), device) for name in names})
 
 
-def moving_to(device: torch.device) -> Callable[[Tensor], Tensor]:
-    """A function that moves a tensor to a device, from pinned memory without waiting."""
-
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
-
-    return move
+def pinned(batch: D, *names: str) -> D:
+    """A dataclass with the tensors of some fields in pinned memory."""
+    return replace(batch, **{name: getattr(batch, name).pin_memory() for name in names})

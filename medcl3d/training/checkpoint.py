@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import format_size, free_bytes
 from medcl3d.io.shared_memory import num_bytes
 
-SCHEMA = 2
-"""1: without a checksum."""
+SCHEMA = 3
+"""1: without a checksum. 2: without the optional parts, which are written only if there are any."""
 KEEP = 2
 DAMAGED = ".damaged"
 
@@ -34,12 +34,21 @@ class DamagedCheckpoint(ConfigError):
 
 @dataclass(frozen=True)
 class TrainState:
-    """The state that a run needs to resume bitwise; `step` counts finished steps."""
+    """The state that a run needs to resume bitwise; `step` counts finished steps.
+
+    device_rng  random state of the GPU; scaler: the scale of the loss in float16
+    """
 
     step: int
     model: dict[str, Any]
     optimizer: dict[str, Any]
     rng: Tensor
+    device_rng: Tensor | None = None
+    scaler: dict[str, Any] | None = None
+
+    def content(self) -> dict[str, Any]:
+        """The parts that exist."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def save(folder: Path, state: TrainState) -> Path:
@@ -51,7 +60,9 @@ def save(folder: Path, state: TrainState) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open_atomic(path) as file:
-            torch.save({"schema": SCHEMA, **vars(state), "sha256": checksum(vars(state))}, file)
+            content = state.content()
+            schema = SCHEMA if len(content) > len(_required()) else SCHEMA - 1
+            torch.save({"schema": schema, **content, "sha256": checksum(content)}, file)
     except (OSError, RuntimeError, MachineError) as error:  # torch raises RuntimeError if the disk is full
         cause = error.__cause__ or error
         reason = str(getattr(cause, "strerror", None) or cause).splitlines()[0]
@@ -64,6 +75,11 @@ def save(folder: Path, state: TrainState) -> Path:
     for old in found(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
     return path
+
+
+def _required() -> list[str]:
+    """The parts of every checkpoint."""
+    return [field.name for field in fields(TrainState) if field.default is MISSING]
 
 
 def found(folder: Path) -> list[Path]:
@@ -109,7 +125,7 @@ def load(path: Path) -> TrainState:
         problem = f"written by a newer medcl3d (schema {schema}, this version reads up to {SCHEMA})"
         raise ConfigError(problem=problem, remedy="update medcl3d", place=path)
     written = content.pop("sha256", None)
-    missing = [field.name for field in fields(TrainState) if field.name not in content]
+    missing = [name for name in _required() if name not in content]
     if missing:
         raise DamagedCheckpoint(problem=f"incomplete checkpoint (no {', '.join(missing)})", place=path)
     if written is None and schema > 1:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,12 +22,11 @@ def diverged(bad_steps: int, step: int, steps: int) -> bool:
     return bad_steps >= limit
 
 
-def not_finite(loss: Loss, norm: Tensor) -> str:
+def not_finite(loss: float, norm: float) -> str:
     """The quantity of a step that is not finite, with its value."""
-    value = float(loss.metrics["loss"])
-    if math.isfinite(value):
-        return f"the norm of the gradient is {float(norm):g}"
-    return f"the loss is {value:g}"
+    if math.isfinite(loss):
+        return f"the norm of the gradient is {norm:g}"
+    return f"the loss is {loss:g}"
 
 
 def divergence(step: int, bad_steps: int, what: str, options: FitOptions) -> DataError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from rich.progress import MofNCompleteColumn, TextColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcl3d.config.field_types import STRICT, Fraction, NonNegative, NonNegativeInt, Positive, PositiveInt
@@ -25,18 +24,21 @@ from medcl3d.distributed.collectives import (
     wait_for_all,
     world_size,
 )
-from medcl3d.distributed.memory import peak_memory_mb
-from medcl3d.distributed.precision import Precision, autocast, autocast_dtype
-from medcl3d.io.progress import progress_bar
+from medcl3d.distributed.memory import memory_errors, peak_memory_mb
+from medcl3d.distributed.precision import Precision, autocast, autocast_dtype, backends
 from medcl3d.io.signals import handled
 from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
+from medcl3d.training.progress import StepClock, progress_of_steps
 from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
 from medcl3d.training.speed import apply_cost_options
-from medcl3d.training.time_estimate import TimeEstimate
 from medcl3d.training.trackers import TrackerName, check_trackers
 
+TOO_LARGE = (
+    "lower train.samples_per_step or data.patch_size; or set train.checkpointing, or in a pretraining "
+    "train.grad_cache, which need less memory and more time"
+)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -49,7 +51,10 @@ class FitOptions:
     lr                 largest learning rate, at the end of the warm-up; it falls to 0 along half a cosine
     weight_decay       decoupled decay of the weights, relative to the learning rate
     warmup_steps       steps in which the learning rate rises linearly
-    precision          auto: bfloat16 autocast if the device supports it, else float32
+    precision          auto: bfloat16 autocast if the device supports it, else float16 on GPUs with tensor
+                       cores for it, else float32. The loss is scaled in float16
+    tf32               compute float32 convolutions in TF32 (3 digits) on GPUs that have it
+    deterministic      use algorithms with the same result in each run on a GPU, which are slower
     clip_norm          maximum norm of the gradient
     checkpoint_every   steps between checkpoints, from which a stopped run resumes
     log_every          steps between rows of metrics.jsonl
@@ -78,6 +83,8 @@ class FitOptions:
     warmup_steps: NonNegativeInt = 0
     clip_norm: Positive = 1.0
     precision: Precision = "auto"
+    tf32: bool = True
+    deterministic: bool = False
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 10
     workers: NonNegativeInt = 0
@@ -139,6 +146,7 @@ def fit(
     device: torch.device,
     title: str = "training",
     before_step: Callable[[int, int], None] = lambda step, steps: None,
+    announce: Callable[[bool], None] = lambda logged: None,
     after_step: Callable[[], None] = lambda: None,
     watch: Callable[[int], Mapping[str, float]] = lambda step: {},
     keep: Callable[[int], None] = lambda step: None,
@@ -148,6 +156,7 @@ def fit(
     loss_of(model, batch)      calls the model once
     batches(step)              yields the batches from that step on
     before_step(step, steps)   runs before each step
+    announce(logged)           runs before each step, with whether its metrics will be logged
     after_step()               runs after each step of the optimiser, unless its gradient is not finite
     watch(step)                returns further metrics for rank 0 to log
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
@@ -170,30 +179,47 @@ def fit(
         nesterov=options.nesterov,
         layer_decay=options.layer_decay,
     )
-    step, bad_steps, clock = restore(model, optimizer, run), 0, _Clock()
-    wrapped = DistributedDataParallel(model) if world_size() > 1 else model
     dtype = autocast_dtype(options.precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
+    wrapped = in_parallel(model) if world_size() > 1 else model
     run.status("running", step)
-    with _stop_signals(device) as stop_agreed, _progress(title, step, options.steps) as advance:
+    with (
+        _stop_signals(device) as stop_votes,
+        progress_of_steps(title, step, options.steps) as advance,
+        backends(tf32=options.tf32, deterministic=options.deterministic),
+        memory_errors(TOO_LARGE),
+    ):
         stream = batches(step)
         while step < options.steps:
             set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
             batch = clock.next_of(stream)
             before_step(step, options.steps)
+            announce(_may_be_logged(step + 1, bad_steps + 1, options))
             with autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.value.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
             # The gradient is the mean over ranks, so all ranks skip the same step.
-            bad_steps = 0 if torch.isfinite(norm) else bad_steps + 1
-            if not bad_steps:
+            # Each read waits for a GPU, so its ranks agree before the step, and those of CPUs after it.
+            early = () if device.type == "cpu" else (stop_votes(),)
+            loss_value, norm_value, *votes = _read(loss.metrics["loss"], norm, *early)
+            bad_steps = 0 if math.isfinite(norm_value) else bad_steps + 1
+            if bad_steps:
+                loss.check()
+            else:
                 optimizer.step()
                 after_step()
+            scaler.update()
             step += 1
-            advance(step, loss)
-            if bad_steps == 1 and rank() == 0:
-                run.warn(step, f"{not_finite(loss, norm)}, so this step does not change the weights")
+            advance(step, loss_value)
+            too_large = scaler.is_enabled() and math.isfinite(loss_value)  # for float16: the scale is halved
+            if bad_steps == 1 and rank() == 0 and not too_large:
+                run.warn(
+                    step, f"{not_finite(loss_value, norm_value)}, so this step does not change the weights"
+                )
             failed = diverged(bad_steps, step, options.steps)
             if step in options.keep_steps and rank() == 0 and not failed:
                 keep(step)  # before a checkpoint, so that a resumed run has it too
@@ -201,19 +227,20 @@ def fit(
                 speed, data_wait = clock.rates(step % options.log_every or options.log_every)
                 rates = {
                     "lr": optimizer.param_groups[0]["lr"],
-                    "gradient_norm": float(norm),
+                    "gradient_norm": norm_value,
                     "samples_per_s": speed * options.samples_per_step,
                     "peak_memory_mb": peak_memory_mb(device),
                     "data_wait": data_wait,
                 }
                 watched = watch(step) if rank() == 0 and not bad_steps else {}
-                run.log(step, {**{k: float(v) for k, v in loss.metrics.items()}, **rates, **watched})
+                metrics = dict(zip(loss.metrics, _read(*loss.metrics.values()), strict=True))
+                run.log(step, {**metrics, **rates, **watched})
                 clock.restart()
             if failed:
-                raise divergence(step, bad_steps, not_finite(loss, norm), options)
-            stopping = stop_agreed()
+                raise divergence(step, bad_steps, not_finite(loss_value, norm_value), options)
+            stopping = sum(votes or _read(stop_votes())) > 0
             if step % options.checkpoint_every == 0 or step == options.steps or stopping:
-                save_checkpoint(model, optimizer, run, step)
+                save_checkpoint(model, optimizer, run, step, scaler, device)
             if stopping and step < options.steps:
                 run.status("stopped", step, "stopped by a signal")
                 # torchrun ends all ranks when one exits, so all wait until rank 0 has written.
@@ -223,30 +250,30 @@ def fit(
                 )
 
 
-class _Clock:
-    """The time since the last logged step, and the part of it that was spent waiting for batches."""
+def in_parallel(model: nn.Module) -> DistributedDataParallel:
+    """The model on this rank, with gradients averaged over ranks.
 
-    def __init__(self) -> None:
-        self.restart()
+    Buffers are not broadcast in each step: all ranks compute those of objectives and heads from the global
+    batch, and those of rank 0 are saved.
+    """
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def restart(self) -> None:
-        self._waited, self._since = 0.0, time.monotonic()
 
-    def next_of(self, stream: Iterator[Any]) -> Any:
-        requested = time.monotonic()
-        batch = next(stream)
-        self._waited += time.monotonic() - requested
-        return batch
+def _may_be_logged(step: int, bad_steps: int, options: FitOptions) -> bool:
+    """Whether the metrics of a step will be logged if it is the last of `bad_steps` bad ones."""
+    last = step == options.steps or diverged(bad_steps, step, options.steps)
+    return last or step % options.log_every == 0
 
-    def rates(self, steps: int) -> tuple[float, float]:
-        """Steps per second, and the fraction of time spent waiting."""
-        seconds = max(time.monotonic() - self._since, 1e-9)
-        return steps / seconds, self._waited / seconds
+
+def _read(*values: Tensor) -> list[float]:
+    """Numbers on the CPU, in one read."""
+    numbers: list[float] = torch.stack([value.detach().double() for value in values]).tolist()
+    return numbers
 
 
 @contextmanager
-def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
-    """Stop on a signal of `STOP_SIGNALS`: a function that is True on all ranks once any of them received one.
+def _stop_signals(device: torch.device) -> Iterator[Callable[[], Tensor]]:
+    """Stop on a signal of `STOP_SIGNALS`: a function that counts the ranks that received one.
 
     Ranks may receive a signal at different times, so they agree on a step. A second Ctrl-C ends at once.
     """
@@ -258,29 +285,8 @@ def _stop_signals(device: torch.device) -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         requested = True
 
-    def agreed() -> bool:
-        mine = torch.tensor(float(requested), device=device)
-        return requested if world_size() == 1 else bool(all_sum(mine) > 0)
+    def votes() -> Tensor:
+        return all_sum(torch.full((), float(requested), device=device))
 
     with handled(STOP_SIGNALS, request):
-        yield agreed
-
-
-@contextmanager
-def _progress(title: str, done: int, total: int) -> Iterator[Callable[[int, Loss], None]]:
-    """A progress bar on rank 0, or about ten lines of text if stderr is not a terminal; a time estimate."""
-    bar = progress_bar(MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}"), shown=rank() == 0)
-    task = bar.add_task(title, total=total, completed=done, loss=float("nan"))
-    stride, estimate = max(1, total // 10), TimeEstimate(done, total)
-
-    def advance(step: int, loss: Loss) -> None:
-        if rank() == 0 and (line := estimate.after(step)):
-            bar.console.print(f"{title}: {line}", highlight=False)
-        if bar.console.is_terminal:
-            bar.update(task, completed=step, loss=float(loss.metrics["loss"]))
-        elif rank() == 0 and (step % stride == 0 or step == total):
-            text = f"{title}: step {step} of {total}, loss {float(loss.metrics['loss']):.4f}"
-            bar.console.print(text, highlight=False)
-
-    with bar:
-        yield advance
+        yield votes

@@ -14,6 +14,7 @@ from medcl3d.training.lars import LARS
 OptimizerName = Literal["adamw", "sgd", "lars"]
 BETAS = (0.9, 0.999)
 DEFAULT_MOMENTUM = 0.9
+FUSED_DEVICES = ("cpu", "cuda")
 # Parameters with several axes that are not weights: they are added to activations, or used as tokens.
 NO_WEIGHTS = ("registers", "relative_position_bias_table", "position_embeddings")
 
@@ -38,7 +39,9 @@ def build_optimizer(
     """
     groups = parameter_groups(model, weight_decay, layer_decay)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=BETAS)
+        # One pass over the parameters takes a third of the time of one operation after the other.
+        fused = all(p.device.type in FUSED_DEVICES for group in groups for p in group["params"])
+        return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=fused)
     momentum = DEFAULT_MOMENTUM if momentum is None else momentum
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)

@@ -11,7 +11,13 @@ from medcl3d.training.checkpoint import TrainState, load_latest, save
 from medcl3d.training.run_folder import RunFolder
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) -> int:
+def restore(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: RunFolder,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> int:
     """Load the newest checkpoint of rank 0 on every rank, and return its step; 0 if there is none.
 
     Only rank 0 reads, since hosts with separate disks may hold different checkpoints. ConfigError if it does
@@ -31,6 +37,10 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder) 
         remedy = "use the version of medcl3d that wrote it, or remove the run folder to start again"
         raise ConfigError(problem=problem, remedy=remedy, place=run.checkpoints) from None
     torch.set_rng_state(state.rng)
+    if state.device_rng is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state.device_rng, device)
+    if state.scaler and scaler.is_enabled():
+        scaler.load_state_dict(state.scaler)
     step: int = state.step
     say(f"{run.path}: resumed from step {step}")
     return step
@@ -47,8 +57,25 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(":")
 
 
-def save_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: RunFolder, step: int) -> None:
+def save_checkpoint(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    run: RunFolder,
+    step: int,
+    scaler: torch.amp.GradScaler,
+    device: torch.device,
+) -> None:
     """Write a checkpoint on rank 0."""
-    if rank() == 0:
-        state = TrainState(step, model.state_dict(), optimizer.state_dict(), torch.get_rng_state())
-        save(run.checkpoints, state)
+    if rank() != 0:
+        return
+    # Dropout of an encoder from another package draws on the device.
+    device_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    state = TrainState(
+        step,
+        model.state_dict(),
+        optimizer.state_dict(),
+        torch.get_rng_state(),
+        device_rng,
+        scaler.state_dict() or None,
+    )
+    save(run.checkpoints, state)

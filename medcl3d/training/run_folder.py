@@ -26,7 +26,7 @@ from medcl3d.config.plain import Difference, differences, listed, plain
 from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank, say
 from medcl3d.distributed.environment import checkout, device_name
-from medcl3d.distributed.precision import Precision, precision_used
+from medcl3d.distributed.precision import Precision, precision_used, tf32_used
 from medcl3d.io.atomic import append_line, open_atomic, remove_partial_files, write_json, write_text
 from medcl3d.io.folder_lock import lock_folder
 from medcl3d.io.json_file import read_record
@@ -245,6 +245,8 @@ def run_of(
     kind  pretrain, finetune or evaluate
     """
     provenance = {**fingerprints(store), "kind": kind, "precision": precision_used(precision, device)}
+    if (train := getattr(config, "train", None)) is not None:
+        provenance["tf32"] = tf32_used(train.tf32, device)
     with run_folder(out_dir, plain(config), provenance, model=type(config)) as run:
         if run.finished:
             say(f"{out_dir}: this {NAMES[kind]} is done; remove the folder to repeat it")

@@ -35,9 +35,12 @@ def apply_cost_options(
             for parameter in network.parameters():
                 if parameter.ndim == 5:
                     parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
-            network.register_forward_pre_hook(_channels_last)
-        if compiled:
-            network.compile()
+        # Of both parts, since objectives with masked blocks call them one by one.
+        for part in (network.encoder, network.decoder):
+            if part is not None and channels_last:
+                part.register_forward_pre_hook(_channels_last)
+            if part is not None and compiled:
+                part.compile()
 
 
 def check_compiler() -> None:

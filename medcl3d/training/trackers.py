@@ -83,6 +83,7 @@ class MLflow:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         self._client: Any = MlflowClient()
@@ -138,6 +139,7 @@ class WandB:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]):
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         self._wandb = wandb

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcl3d.config.choices import choice_of
 from medcl3d.config.field_types import Choice, Fraction
+from medcl3d.core.device import to_device
 from medcl3d.core.geometry import Triple
 from medcl3d.views import VIEWS, ViewRecipe, flip_probability_of
 from medcl3d.views.recipes import Fractions, ViewResult
@@ -90,7 +91,7 @@ def map_intensities(
     mapped = lookup[:, 0].cpu() != 0
     result = voxels.clone()
     for row in mapped.nonzero()[:, 0].tolist():
-        positions, values = lookup[row, 1:].to(voxels).contiguous().chunk(2)
+        positions, values = to_device(lookup[row, 1:].to(voxels.dtype), voxels.device).contiguous().chunk(2)
         channels = voxels[row].flatten(1)
         low, high = (_quantile(channels, q)[:, None] for q in QUANTILES)
         x = ((channels - low) / (high - low).clamp(min=torch.finfo(voxels.dtype).eps)).clamp(0, 1)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Real
 from torch import Tensor
 
+from medcl3d.core.device import to_device
 from medcl3d.views.spatial import Parameters, log_uniform
 
 # Parameters are drawn into one array: these, then corner and size of the cutout along d, h, w.
@@ -102,7 +103,7 @@ def _where(
     """Apply `change` only to the samples `chosen`; the others keep every bit and take no time."""
     if chosen.any():
         rows = chosen.nonzero()[:, 0]
-        here = rows.to(voxels.device)
+        here = to_device(rows, voxels.device)
         voxels.index_copy_(
             0,
             here,
@@ -111,23 +112,22 @@ def _where(
 
 
 def _column(value: Real[Tensor, " N"], voxels: Float[Tensor, "N C D H W"]) -> Float[Tensor, "N 1 1 1 1"]:
-    return value.to(voxels).view(-1, 1, 1, 1, 1)
+    return to_device(value.to(voxels.dtype), voxels.device).view(-1, 1, 1, 1, 1)
 
 
 def _degrade(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
     """Blur and reduce resolution: both are linear along each axis, so one matrix per axis does both."""
+    factor, sigma = (to_device(p[name], voxels.device) for name in ("low_resolution", "sigma"))
     for axis, length in enumerate(voxels.shape[2:]):
         if length > 1:
-            matrix = low_resolution_matrix(p["low_resolution"], length) @ blur_matrix(
-                p["sigma"][:, axis], length
-            )
+            matrix = low_resolution_matrix(factor, length) @ blur_matrix(sigma[:, axis], length)
             voxels = _along(voxels, matrix.to(voxels), axis)
     return voxels
 
 
 def blur_matrix(sigma: Float[Tensor, " N"], length: int) -> Float64[Tensor, "N L L"]:
     """``Float64[N, L, L]``: a Gaussian of `sigma` voxels ``[N]``, normalised over the existing voxels."""
-    index = torch.arange(length, dtype=torch.float64)
+    index = torch.arange(length, dtype=torch.float64, device=sigma.device)
     apart = (index[:, None] - index) / sigma.double().clamp(min=1e-3)[:, None, None]
     # Cut at 6 sigma (1e-8): beyond, weights would be subnormal numbers, which multiply a hundred times
     # slower.
@@ -139,8 +139,10 @@ def low_resolution_matrix(factor: Float[Tensor, " N"], length: int) -> Float64[T
     """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly to L."""
     num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
     width = length / num_cells
-    cell = torch.arange(length, dtype=torch.float64)[:, None]  # rows past num_cells are empty
-    voxel = torch.arange(length, dtype=torch.float64)
+    cell = torch.arange(length, dtype=torch.float64, device=factor.device)[
+        :, None
+    ]  # rows past num_cells are empty
+    voxel = torch.arange(length, dtype=torch.float64, device=factor.device)
     overlap = torch.minimum((cell + 1) * width, voxel + 1) - torch.maximum(cell * width, voxel)
     down = overlap.clamp(min=0) / width
     at = torch.minimum(((voxel + 0.5) / width - 0.5).clamp(min=0), num_cells - 1)
@@ -205,10 +207,12 @@ def _standardise(
 
 
 def _cutout(voxels: Float[Tensor, "N C D H W"], p: Parameters) -> Float[Tensor, "N C D H W"]:
-    inside = torch.ones((len(voxels), 1, 1, 1, 1), dtype=torch.bool)
+    device = voxels.device
+    corner, size = (to_device(p[name], device) for name in ("cutout_corner", "cutout_size"))
+    inside = torch.ones((len(voxels), 1, 1, 1, 1), dtype=torch.bool, device=device)
     for axis, length in enumerate(voxels.shape[2:]):
-        index = (torch.arange(length, dtype=torch.float64) + 0.5) / length
-        low = p["cutout_corner"][:, axis, None]
-        along = (index >= low) & (index < low + p["cutout_size"][:, axis, None])
+        index = (torch.arange(length, dtype=torch.float64, device=device) + 0.5) / length
+        low = corner[:, axis, None]
+        along = (index >= low) & (index < low + size[:, axis, None])
         inside = inside & along.view([-1, 1] + [length if k == axis else 1 for k in range(3)])
-    return torch.where(inside.to(voxels.device), voxels.mean((2, 3, 4), keepdim=True), voxels)
+    return torch.where(inside, voxels.mean((2, 3, 4), keepdim=True), voxels)

@@ -45,7 +45,7 @@ class ViewResult:
     """Views made of crops.
 
     voxels      ``Float[N, C, D, H, W]``
-    voxel_map   ``Float64[N, 4, 4]`` from view voxel index to crop voxel index
+    voxel_map   ``Float64[N, 4, 4]`` from view voxel index to crop voxel index, on the CPU
     labels      ``[N, D, H, W]`` if labels were given
     """
 
@@ -110,7 +110,7 @@ class Recipe:
             voxels = voxels.clone()
         if self.intensity:
             self.intensity.apply(voxels, parameters, spacing_mm)
-        return ViewResult(voxels, maps.to(voxels.device), labels)
+        return ViewResult(voxels, maps, labels)
 
 
 @VIEWS.register("mri")

@@ -15,6 +15,8 @@ from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcl3d.core.device import to_device
+
 # Largest in-plane shift of a line, in voxels, from one plane to the next (27 degrees for isotropic voxels):
 # the
 # steeper a line, the farther apart the two interpolated values.
@@ -36,7 +38,7 @@ def resample(
         chosen = (ways == way).nonzero()[:, 0]
         num = max(1, VOXELS_AT_ONCE // voxels[0].numel()) if voxels.device.type == "cpu" else len(chosen)
         for rows in chosen.split(num):
-            here = rows.to(voxels.device)
+            here = to_device(rows, voxels.device)
             part = voxels.index_select(0, here)
             result.index_copy_(0, here, _linear(part, maps[rows], way))
     return result
@@ -119,14 +121,15 @@ def _grid(
 ) -> Float[Tensor, "N _ _ _ k"]:
     """Positions for `grid_sample`, ``[N, *shape, k]``, last axis first and -1 to 1 from edge to edge.
 
-    linear ``[N, k, 3]`` and offset ``[N, k]``: from the index in `shape` to the index along k axes of lengths
-    `size`. The sum of one term per axis, in a third of the time of `affine_grid`.
+    linear ``[N, k, 3]`` and offset ``[N, k]``, on the CPU: from the index in `shape` to the index along k
+    axes of lengths `size`. The sum of one term per axis, in a third of the time of `affine_grid`.
     """
     length = torch.tensor(size, dtype=linear.dtype)
-    linear = (linear * 2 / length[:, None]).flip(1)
-    offset = ((2 * offset + 1) / length - 1).flip(1)
+    linear = to_device((linear * 2 / length[:, None]).flip(1), like.device)
+    offset = to_device(((2 * offset + 1) / length - 1).flip(1), like.device)
     first, second, third = (
-        torch.arange(n, dtype=linear.dtype)[:, None] * linear[:, None, :, k] for k, n in enumerate(shape)
+        torch.arange(n, dtype=linear.dtype, device=linear.device)[:, None] * linear[:, None, :, k]
+        for k, n in enumerate(shape)
     )
     num, (depth, height, width), k = len(linear), shape, len(size)
     plane = (

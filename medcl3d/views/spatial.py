@@ -16,6 +16,7 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 from medcl3d.config.field_types import Positive
+from medcl3d.core.device import to_device
 from medcl3d.core.geometry import Triple
 from medcl3d.views.resampling import resample, resample_nearest
 
@@ -150,12 +151,12 @@ def warp(
     for number in code.unique().tolist():
         axes = [2 + axis for axis in range(3) if number >> axis & 1]
         if axes:
-            rows = (code == number).nonzero()[:, 0].to(voxels.device)
+            rows = to_device((code == number).nonzero()[:, 0], voxels.device)
             voxels.index_copy_(0, rows, voxels.index_select(0, rows).flip(axes))
             if labels is not None:
                 labels.index_copy_(0, rows, labels.index_select(0, rows).flip([axis - 1 for axis in axes]))
     if warped.any():
-        rows = warped.nonzero()[:, 0].to(voxels.device)
+        rows = to_device(warped.nonzero()[:, 0], voxels.device)
         voxels.index_copy_(0, rows, resample(voxels.index_select(0, rows), maps[warped]))
         if labels is not None:
             labels.index_copy_(0, rows, resample_nearest(labels.index_select(0, rows), maps[warped]))

@@ -78,7 +78,7 @@ def test_a_narrow_margin_is_not_met_by_all_arms_and_holm_adjusts() -> None:
         name: one.adjusted for name, one in equivalent.items() if one is not None and one.adjusted is not None
     }
     assert adjusted["slice_position"] > 0.05 > adjusted["body_position (placebo)"]
-    assert "; not shown to be equivalent: “slice_position” (" in conclusion_sentences(found)[1]
+    assert "; not shown to be equivalent: “slice_position”" in conclusion_sentences(found)[1]
     single = hippocampus(margin=0.005, family=("slice_position",)).arm("slice_position").equivalence
     assert single is not None and adjusted["slice_position"] == pytest.approx(
         single.adjusted

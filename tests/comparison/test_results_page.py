@@ -94,6 +94,24 @@ def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
         assert f"p = {found[arm]:.3f}" in page
 
 
+def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
+    config = DOCS.parent / "configs" / "compare" / "study" / "hippocampus_maps.yaml"
+    archive = DOCS / "results" / "study" / "hippocampus_maps.jsonl.xz"
+    compare(config, [f"out_dir={tmp_path}"], from_runs=[archive])
+    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv").set_index(["arm", "seed"]).sort_index()
+    section = "Hippocampus: which feature maps describe a voxel?"
+    table = cells_of("results/appendix.md", section, "maps")
+    assert set(table) == set(rows.index.get_level_values("arm"))
+    text = (DOCS / "results/appendix.md").read_text(encoding="utf-8").split(section)[1]
+    for place, measure in enumerate(("voxel_probe/dice", "voxel_probe/knn/dice")):
+        values = rows[measure].unstack()
+        for arm, cells in table.items():
+            assert figures(cells[place]) == pytest.approx(values.loc[arm].tolist(), abs=6e-4)
+    intervals = re.findall(r"([+\d.]+ \[[^]]+\]) \((?:linear|1-NN)\)", text)
+    report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
+    assert len(intervals) == 2 and all(f"| encoder and decoder | {one} |" in report for one in intervals)
+
+
 def test_the_answers_have_the_numbers_of_the_figure() -> None:
     """Every difference to a network without pretraining that the answers quote."""
     spec = importlib.util.spec_from_file_location("figure", DOCS / "results" / "figure.py")

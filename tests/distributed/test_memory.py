@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from medcl3d.core.errors import MachineError
+from medcl3d.distributed.memory import memory_errors
 
 PROBE = """
 import resource, sys, torch
@@ -37,3 +41,17 @@ def faults(mode: str) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_pages_are_not_requested_again() -> None:
     assert faults("keep") < 0.1 * faults("default")
+
+
+def test_a_full_gpu_is_reported_in_one_line_with_the_fields_to_lower() -> None:
+    text = (
+        "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which "
+        "1.02 GiB is free.\nSee documentation for Memory Management"
+    )
+    expected = "the GPU is out of memory: 2.50 GiB more were requested of 79.10 GiB in all; lower one field"
+    with pytest.raises(MachineError) as found, memory_errors("lower one field"):
+        raise torch.OutOfMemoryError(text)
+    assert str(found.value) == expected
+    expected = r"^the GPU is out of memory: no details; lower one field$"
+    with pytest.raises(MachineError, match=expected), memory_errors("lower one field"):
+        raise torch.OutOfMemoryError("no details")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcl3d.config.field_types import Choice
-from medcl3d.distributed.precision import autocast, autocast_dtype
+from medcl3d.distributed.precision import autocast, autocast_dtype, backends, tf32_used
 from medcl3d.encoders.network import build_network
 
 CPU = torch.device("cpu")
@@ -81,3 +81,29 @@ def test_a_network_has_the_gradient_of_float32(encoder: str) -> None:
         )
     # Rounding errors of bfloat16 over tens of layers; a wrong gradient differs by 1 or more.
     assert relative(gradients[1], gradients[0]) < 0.35
+
+
+@pytest.mark.parametrize(
+    ("bfloat16", "capability", "expected"),
+    [(True, (9, 0), torch.bfloat16), (False, (7, 5), torch.float16), (False, (6, 1), None)],
+)
+def test_auto_depends_on_what_a_gpu_is_fast_at(
+    bfloat16: bool, capability: tuple[int, int], expected: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    gpu = torch.device("cuda", 0)
+    assert autocast_dtype("auto", gpu) == expected
+    assert tf32_used(True, gpu) == (capability >= (8, 0)) and not tf32_used(False, gpu)
+    assert not tf32_used(True, CPU)
+
+
+def test_settings_of_training_are_restored() -> None:
+    cudnn = torch.backends.cudnn
+    before = (cudnn.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+    with backends(tf32=False, deterministic=True):
+        assert not cudnn.allow_tf32 and not cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+    with backends(tf32=True, deterministic=False):
+        assert cudnn.allow_tf32 and cudnn.benchmark
+    assert (cudnn.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()) == before

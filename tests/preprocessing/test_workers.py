@@ -59,7 +59,7 @@ def test_it_stops_early_if_too_many_scans_are_refused(cohort, tmp_path) -> None:
     assert report.count("not tried") == 4 and report.count("refused") == 2
 
 
-def test_a_script_without_a_main_guard_is_reported(tmp_path) -> None:
+def test_a_script_without_a_main_guard_is_not_run_again(tmp_path) -> None:
     script = tmp_path / "main.py"
     script.write_text(
         "from medcl3d.preprocessing.workers import in_parallel\n"
@@ -69,8 +69,5 @@ def test_a_script_without_a_main_guard_is_reported(tmp_path) -> None:
     ended = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root}
     )
-    assert ended.returncode != 0
-    assert (
-        'use fewer workers, or put the code of your own script below `if __name__ == "__main__":`'
-        in ended.stderr
-    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert sorted(ended.stdout.strip()) == sorted("[1, 2, 3]")

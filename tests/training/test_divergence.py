@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.core.errors import DataError
+from medcl3d.core.errors import DataError, MachineError
 from medcl3d.objectives.diagnostics import effective_rank
 from medcl3d.pretraining.pretrain import pretrain
+from medcl3d.training.checkpoint import load_latest
 from medcl3d.training.divergence import diverged
 from medcl3d.training.loop import FitOptions, fit
 from medcl3d.training.run_folder import run_folder
@@ -70,3 +72,36 @@ def test_more_bad_steps_are_allowed_during_a_run_than_at_its_end() -> None:
 
 def test_embeddings_that_are_not_finite_have_no_effective_rank() -> None:
     assert math.isnan(effective_rank(torch.tensor([[1.0, 0.0], [float("nan"), 1.0]])))
+
+
+def test_a_full_gpu_names_the_fields_of_training(tmp_path: Path) -> None:
+    def loss_of(wrapped: nn.Module, batch: torch.Tensor) -> Loss:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    with run_folder(tmp_path / "run", {}, {}) as run:
+        options = FitOptions(steps=5, samples_per_step=1)
+        with pytest.raises(MachineError) as found:
+            fit(nn.Linear(2, 1), loss_of, lambda step: iter([0]), options, run, torch.device("cpu"))
+    text = str(found.value)
+    assert text.startswith("the GPU is out of memory: 20.00 MiB more were requested; lower ")
+    assert all(name in text for name in ("samples_per_step", "patch_size", "checkpointing", "grad_cache"))
+
+
+def test_float16_scales_the_loss_and_lowers_the_scale_after_a_step_that_is_too_large(tmp_path: Path) -> None:
+    """A gradient of 1e-6 is 0 in float16, unless it is scaled; the first scales are too large for it."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+
+    def loss_of(wrapped: nn.Module, batch: torch.Tensor) -> Loss:
+        value = (wrapped(batch) * 4.0).sum()
+        return Loss(value, {"loss": value.detach()})
+
+    def batches(start: int) -> Iterator[torch.Tensor]:
+        yield from torch.ones(9 - start, 1, 1)
+
+    with run_folder(tmp_path / "run", {}, {}) as run:
+        options = FitOptions(steps=6, samples_per_step=1, precision="float16", lr=0.1, weight_decay=0.0)
+        fit(model, loss_of, batches, options, run, torch.device("cpu"))
+        saved = load_latest(run.checkpoints)
+    assert saved is not None and saved.scaler is not None and saved.scaler["scale"] < 65536
+    assert float(model.weight.detach()) < 1 and not (tmp_path / "run" / "warnings.txt").exists()

@@ -81,6 +81,24 @@ def test_adamw_resumes_from_a_checkpoint_with_the_older_groups() -> None:
     assert all(torch.equal(a, b) for a, b in zip(step(new), expected, strict=True))
 
 
+def test_adamw_is_fused_and_equals_one_operation_after_the_other() -> None:
+    def trained(fused: bool | None) -> list[Tensor]:
+        torch.manual_seed(0)
+        network, x = build_network(UNET, 1, decoder=False), torch.randn(2, 1, 8, 8, 8)
+        optimizer = build_optimizer(network, "adamw", lr=1e-2, weight_decay=0.05)
+        assert optimizer.defaults["fused"]
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for _ in range(5):
+            optimizer.zero_grad()
+            network(x).pooled.square().mean().backward()
+            optimizer.step()
+        return list(network.parameters())
+
+    for fast, slow in zip(trained(True), trained(None), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+
+
 def lars_by_loops(
     weights: list[np.ndarray], gradients: list[list[np.ndarray]], rates: list[float], decay: float
 ) -> list[np.ndarray]:

@@ -23,6 +23,8 @@ from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.speed import apply_cost_options
+from tests.objectives.small import Step, batch_of
+from tests.pretend.steps import ENCODERS
 
 CPU = torch.device("cpu")
 SMALL: list[tuple[str, dict[str, Any], Triple]] = [
@@ -148,3 +150,31 @@ def test_a_cheaper_pretraining_gives_the_same_losses_and_weights(tiny_store: Pat
 @pytest.mark.timeout(900)  # mostly the compiler, one or two minutes on an idle core
 def test_a_compiled_pretraining_gives_the_same_losses_and_weights(tiny_store: Path, tmp_path: Path) -> None:
     compare(tiny_store, tmp_path, compile=True, checkpointing=True)
+
+
+@pytest.mark.parametrize("encoder", ["unet3d", "vit3d"])
+def test_options_reach_objectives_that_call_encoder_and_decoder_one_by_one(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    model = Step("mae_contrastive", {encoder: ENCODERS[encoder]})
+    expected = model(batch_of(range(4)))
+    apply_cost_options(model, channels_last=True, compiled=True)
+    formats: list[bool] = []
+    for part in (model.network.encoder, model.network.decoder):
+        part.register_forward_pre_hook(
+            lambda _, inputs: formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last_3d))
+        )
+    torch.testing.assert_close(model(batch_of(range(4))), expected, rtol=1e-4, atol=1e-5)
+    assert len(formats) == 3 and all(formats), "views, visible blocks, decoder"
+    assert compiled == [model.network.encoder, model.network.decoder]
+
+
+@pytest.mark.slow
+def test_masked_blocks_stay_masked_in_a_compiled_encoder() -> None:
+    model = Step("mae_contrastive")
+    expected = model(batch_of(range(4)))
+    model.network.encoder.compile(backend="eager")
+    torch.testing.assert_close(model(batch_of(range(4))), expected)
+    torch.testing.assert_close(model(batch_of(range(4))), expected)

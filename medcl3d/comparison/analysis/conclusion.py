@@ -170,7 +170,8 @@ def _equivalence(analysis: Analysis) -> str:
     for arm in analysis.arms:
         if arm.equivalence is not None and (p := arm.equivalence.adjusted) is not None:
             interval = with_interval(arm.equivalence.interval, sign=True)
-            words[p < ALPHA].append(f"“{arm.name}” ({interval}, {p_value(p)})")
+            shown = p < ALPHA
+            words[shown].append(f"“{arm.name}” ({interval}, {p_value(p)})" if shown else f"“{arm.name}”")
     num_tested = len(words[True]) + len(words[False])
     if analysis.margin is None or not num_tested:
         return ""
@@ -179,7 +180,8 @@ def _equivalence(analysis: Analysis) -> str:
     first = f"Equivalent {to}: {equal}" if equal else f"No arm is shown to be equivalent {to}"
     rest = f"; not shown to be equivalent: {others}" if others else ""
     adjusted = ", Holm-adjusted" if num_tested > 1 else ""
-    return f" {first}{rest} (90% intervals, two one-sided tests{adjusted})."
+    intervals = "90% intervals, " if equal else ""
+    return f" {first}{rest} ({intervals}two one-sided tests{adjusted})."
 
 
 def _seen(analysis: Analysis) -> str:
