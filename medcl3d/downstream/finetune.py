@@ -234,6 +234,7 @@ def validate(parts: Finetuning, device: torch.device, step: int) -> dict[str, fl
     if config.validate_every is None or step % config.validate_every:
         return {}
     modes = {module: module.training for module in parts.model.modules()}
+    buffers_of_rank_zero(parts.model)  # all ranks evaluate a part of the scans
     dtype = autocast_dtype(config.train.precision, device)
     found = parts.task.evaluate(
         parts.model, parts.store, parts.validation, config.data.patch_size, device, dtype, config.seed

@@ -82,7 +82,7 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
             run.picture("relation", picture_of_relation(shown.facts))
 
         def watch(step: int) -> dict[str, float]:
-            if probe is None or step % probe.every:
+            if probe is None or rank() != 0 or step % probe.every:
                 return {}
             return probe.measure(learner.network, device, autocast_dtype(train.precision, device))
 

@@ -159,7 +159,7 @@ def fit(
     before_step(step, steps)   runs before each step
     announce(logged)           runs before each step, with whether its metrics will be logged
     after_step()               runs after each step of the optimiser, unless its gradient is not finite
-    watch(step)                returns further metrics for rank 0 to log
+    watch(step)                returns further metrics to log, on rank 0; all ranks call it
     keep(step)                 runs on rank 0 after the steps of `options.keep_steps`
 
     Stopped: a signal of `STOP_SIGNALS` was received; all ranks saved one step. DataError: training diverged.
@@ -233,7 +233,7 @@ def fit(
                     "peak_memory_mb": peak_memory_mb(device),
                     "data_wait": data_wait,
                 }
-                watched = watch(step) if rank() == 0 and not bad_steps else {}
+                watched = watch(step) if not bad_steps else {}
                 metrics = dict(zip(loss.metrics, _read(*loss.metrics.values()), strict=True))
                 run.log(step, {**metrics, **rates, **watched})
                 clock.restart()

@@ -160,7 +160,7 @@ def finetuning_steps(
     )
     parts, run = finetune.assemble(config), NoRun()
 
-    def fit_here(model: Any, loss_of: Any, batches: Any, *more: Any) -> None:
+    def fit_here(model: Any, loss_of: Any, batches: Any, *more: Any, **_: Any) -> None:
         def recorded(start: int) -> Iterator[Any]:
             for batch in batches(start):
                 record.next_step()
