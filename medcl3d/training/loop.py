@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -257,7 +258,10 @@ def in_parallel(model: nn.Module) -> DistributedDataParallel:
     Buffers are not broadcast in each step: all ranks compute those of objectives and heads from the global
     batch, and those of rank 0 are saved.
     """
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    names = inspect.signature(DistributedDataParallel).parameters
+    new = "forward_sync_buffers"  # from torch 2.13 on
+    unsynchronised: dict[str, Any] = {new if new in names else "broadcast_buffers": False}
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **unsynchronised)
 
 
 def _may_be_logged(step: int, bad_steps: int, options: FitOptions) -> bool:
