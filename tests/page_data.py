@@ -243,7 +243,7 @@ RUNS = {
     "howto/cluster": Run(store("data/mine")),
     "howto/editor": Run(own_configuration),
     "howto/python": Run(new_scans, SMALL, checks_python, is_fast=True),
-    "howto/torchio": Run(torchio_scans, SMALL, checks_torchio, is_fast=True),
+    "howto/torchio": Run(torchio_scans, SMALL, checks_torchio),
     "concepts/splits": Run(tables),
     "reference/preparation": Run(bids),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from medcl3d.comparison.plan.runs import check_comparable, free_fields, plan
 from medcl3d.config.loading import load
 from medcl3d.config.plain import Difference
 from medcl3d.core.errors import ConfigError
+from tests.pages import DOCS, blocks
 
 
 def expand(path: Path, *overrides: str):
@@ -175,10 +175,11 @@ def test_sets_of_pretrainings_are_free_only_there(comparison):
     assert "encoder" not in free_fields("finetune", config)
 
 
-def test_the_page_names_existing_fields():
-    page = (Path(__file__).parents[2] / "docs" / "howto" / "compare.md").read_text()
-    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
-    keys = {key for block in blocks for key in block}
+def test_the_pages_name_existing_fields():
+    found = [
+        block for name in ("compare", "cluster") for block in blocks(DOCS / "howto" / f"{name}.md", "yaml")
+    ]
+    keys = {key for block in found for key in yaml.safe_load(block.code)}
     assert {"family", "executor", "screening"} <= keys <= {field.name for field in fields(CompareConfig)}
 
 
