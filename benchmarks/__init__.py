@@ -19,6 +19,7 @@ from benchmarks.page import as_rich, describe_environment, update
 from benchmarks.pairs import pairs
 from benchmarks.step import step
 from benchmarks.stores import stores
+from benchmarks.transfers import transfers
 from benchmarks.views import views
 from medcl3d.core.errors import ConfigError
 
@@ -29,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "losses": losses,
     "grad_cache": grad_cache,
     "step": step,
+    "transfers": transfers,
     "collection": collection,
 }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medcl3d.api.scans import open_store, prepare
     from medcl3d.downstream.pretrained_encoder import load_encoder
     from medcl3d.encoders.module import as_encoder
+    from medcl3d.exports.export import export
     from medcl3d.losses.contrastive_loss import ContrastiveLoss
 
 from medcl3d.core.version import __version__ as __version__
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "encoders",
     "evaluate",
+    "export",
     "extract_features",
     "finetune",
     "load_encoder",
@@ -51,6 +53,7 @@ _MODULE_OF = {
     "as_encoder": "medcl3d.encoders.module",
     "compare": "medcl3d.api.runs",
     "evaluate": "medcl3d.api.runs",
+    "export": "medcl3d.exports.export",
     "extract_features": "medcl3d.api.features",
     "finetune": "medcl3d.api.runs",
     "load_encoder": "medcl3d.downstream.pretrained_encoder",

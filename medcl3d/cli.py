@@ -349,6 +349,31 @@ def features(
 
 
 @command
+def export(
+    run: Annotated[Path, _argument("RUN", "The folder of a finished pretraining or fine-tuning.")],
+    to: Annotated[
+        str,
+        _option("--to", "FORMAT", "safetensors, onnx, torch_export, nnunet, monai or hub."),
+    ],
+    out: Annotated[Path, _option("--out", "DIR", "A new or empty folder for the files.")],
+    licence: Annotated[
+        str,
+        _option(
+            "--licence", "TEXT", "Licence of the weights, as that of the data allows: an SPDX identifier."
+        ),
+    ] = "unknown",
+    with_provenance: Annotated[
+        bool,
+        _option("--with-provenance", None, "Also write keyed hashes of patients and scans, never their ids."),
+    ] = False,
+) -> None:
+    """Write the weights of a finished run for other programs."""
+    from medcl3d.exports.export import export as run_
+
+    run_(run, to, out, licence=licence, with_provenance=with_provenance, say=report)
+
+
+@command
 def compare(
     config: Config,
     overrides: Annotated[

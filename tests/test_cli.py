@@ -33,6 +33,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "features",
+    "export",
     "compare",
     "show_pairs",
     "audit",

@@ -53,6 +53,8 @@ def test_user_entry_point_and_shared_memory(name: str) -> None:
     assert json.loads(last["ENTRYPOINT"]) == ["medcl3d"] and json.loads(last["CMD"]) == ["--help"]
     assert int(last["USER"]) > 0
     assert any(word == "RUN" and f"--uid {last['USER']} " in rest for word, rest in parsed), "the user exists"
+    names = {one.partition("=")[0] for one in last["ENV"].split()}
+    assert {"HOME", "USER"} <= names, "MONAI finds no name for a user without an entry in the image"
     assert "--shm-size" in (ROOT / name).read_text()
     assert "http" not in (ROOT / name).read_text()
 

@@ -27,6 +27,10 @@ class Features:
     decoded: Float[Tensor, "B _ _ _ _"] | None = None
 
 
+# A pytree, as `torch.export` and the ONNX exporter need; it stays a dataclass, whose shapes tests check.
+torch.export.register_dataclass(Features, serialized_type_name="medcl3d.Features")
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """Vectors that each depend on their own sample alone, and what is known of each.

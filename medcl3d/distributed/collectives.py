@@ -10,15 +10,16 @@ Every function also works without a process group, as a single rank.
 from __future__ import annotations
 
 import gc
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcl3d.core.errors import MachineError
 from medcl3d.core.keys import Keys
@@ -26,7 +27,9 @@ from medcl3d.distributed.memory import keep_freed_memory, memory_errors
 
 TIMEOUT_S = 600.0
 POLL_S = 60.0
-LEFT = "medcl3d/rank_zero_left"
+LEFT, MEETING = "medcl3d/rank_zero_left", "medcl3d/meeting"
+_MEETINGS = itertools.count()
+T = TypeVar("T")
 # The names from torch 2.13 on, and those before.
 _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _REDUCE_SCATTER = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -105,9 +108,14 @@ def _wait_for_rank_zero() -> None:
     store = dist.distributed_c10d._get_default_store()
     if rank() == 0:
         store.set(LEFT, "")
+    _wait_for(store, [LEFT])
+
+
+def _wait_for(store: Any, keys: list[str]) -> None:
+    """Return once the store has these keys, without a time limit."""
     while True:
         try:
-            store.wait([LEFT], timedelta(seconds=POLL_S))
+            store.wait(keys, timedelta(seconds=POLL_S))
             return
         except dist.DistStoreError:  # the time is over; a lost store is a DistNetworkError
             continue
@@ -174,6 +182,13 @@ def all_sums(*values: Tensor) -> tuple[Tensor, ...]:
     return tuple(all_sum(torch.stack(values)).unbind()) if world_size() > 1 else values
 
 
+def buffers_of_rank_zero(model: nn.Module) -> None:
+    """Copy the buffers of rank 0 to all ranks; a batch norm has the statistics of its rank's batches."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def all_mean(value: Tensor) -> Tensor:
     """Mean over ranks, without gradient."""
     return all_sum(value) / world_size()
@@ -186,6 +201,31 @@ def global_mean(local: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     total, summed = all_sums(weight.detach(), local.detach())
     return local * world_size() / total, summed / total
+
+
+def own_part(items: Sequence[T]) -> Sequence[T]:
+    """The items of this rank: every one of them, if there is one rank."""
+    return items[rank() :: world_size()]
+
+
+def of_all_ranks(own: list[T]) -> list[T]:
+    """The results of all ranks in the order of the items, from those of each rank's `own_part`.
+
+    Every rank must call it. Ranks wait for each other without a time limit.
+    """
+    if world_size() == 1:
+        return own
+    _wait_without_limit()
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, own)
+    return [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+
+
+def _wait_without_limit() -> None:
+    """Return once every rank has called this function: without a time limit, unlike a barrier."""
+    number, store = next(_MEETINGS), dist.distributed_c10d._get_default_store()
+    store.set(f"{MEETING}/{number}/{rank()}", "")
+    _wait_for(store, [f"{MEETING}/{number}/{other}" for other in range(world_size())])
 
 
 def wait_for_all() -> None:

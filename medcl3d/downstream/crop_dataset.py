@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from medcl3d.core.device import to_device
 from medcl3d.core.geometry import Box, Triple, triple
+from medcl3d.distributed.collectives import of_all_ranks, own_part
 from medcl3d.distributed.precision import autocast
 from medcl3d.distributed.seeding import Stream
 from medcl3d.io.progress import track
@@ -176,18 +178,22 @@ def mean_outputs(
     examples: Sequence[Example],
     device: torch.device,
     dtype: torch.dtype | None,
+    on_all_ranks: bool = False,
 ) -> np.ndarray:
     """``Float64[N, K]``: the outputs for the crops of each example, averaged over its boxes.
 
-    output  ``[B, C, D, H, W]`` -> ``[B, K]``
-    dtype   as in autocast, None for float32
+    output        ``[B, C, D, H, W]`` -> ``[B, K]``
+    dtype         as in autocast, None for float32
+    on_all_ranks  all ranks call this function, and each computes a part
     """
     crops = [(example.scan, box) for example in examples for box in example.boxes]
     chunks = [crops[start : start + BATCH_SIZE] for start in range(0, len(crops), BATCH_SIZE)]
     parts: list[Tensor] = []
-    for chunk in track(chunks, f"{len(crops)} crops"):
+    for chunk in track(own_part(chunks) if on_all_ranks else chunks, f"{len(crops)} crops"):
         with autocast(device, dtype):
-            parts.append(output(read_crops(store, chunk).to(device)).double().cpu())
+            parts.append(output(to_device(read_crops(store, chunk), device)).double().cpu())
+    if on_all_ranks:
+        parts = of_all_ranks(parts)
     owner = torch.tensor([i for i, example in enumerate(examples) for _ in example.boxes])
     found = torch.cat(parts)
     total = torch.zeros(len(examples), found.shape[1], dtype=torch.float64).index_add_(0, owner, found)

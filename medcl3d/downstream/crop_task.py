@@ -94,10 +94,10 @@ class CropTask(ABC):
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Measure the outputs for the examples of the test scans."""
+        """Measure the outputs for the examples of the test scans; all ranks compute a part of them."""
         model.eval()
         examples = self.examples(store, scans, patch_size)
-        outputs = mean_outputs(self.output(model, store), store, examples, device, dtype)
+        outputs = mean_outputs(self.output(model, store), store, examples, device, dtype, on_all_ranks=True)
         return Evaluation(*self.measure(outputs, examples, store, seed), {})
 
 

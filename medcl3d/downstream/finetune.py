@@ -19,7 +19,7 @@ from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
-from medcl3d.distributed.collectives import process_group, rank, say, world_size
+from medcl3d.distributed.collectives import buffers_of_rank_zero, process_group, rank, say, world_size
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_training_cases
@@ -196,8 +196,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:
             if run is not None:
                 train_model(parts, run, device)
-                if rank() == 0:
-                    measure(parts, run, device)
+                measure(parts, run, device)
     return config.out_dir
 
 
@@ -245,7 +244,10 @@ def validate(parts: Finetuning, device: torch.device, step: int) -> dict[str, fl
 
 
 def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
-    """Evaluate the model on test patients; write weights, pictures and results, and mark the run as done."""
+    """Evaluate the model on test patients; write weights, pictures and results, and mark the run as done.
+
+    All ranks evaluate a part of the scans, and rank 0 writes.
+    """
     config = parts.config
     scans = [int(scan) for scan in parts.test.rows]
     say(
@@ -253,9 +255,12 @@ def measure(parts: Finetuning, run: RunFolder, device: torch.device) -> None:
         "patients"
     )
     dtype = autocast_dtype(config.train.precision, device)
+    buffers_of_rank_zero(parts.model)
     found = parts.task.evaluate(
         parts.model, parts.store, scans, config.data.patch_size, device, dtype, config.seed
     )
+    if rank() != 0:
+        return
     found = replace(
         found, few=few_training_cases(parts.task, parts.store, [int(scan) for scan in parts.train.rows])
     )

@@ -83,7 +83,7 @@ class Task(Protocol):
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Evaluate a trained model on whole scans.
+        """Evaluate a trained model on whole scans. Called on all ranks; the result of rank 0 is kept.
 
         dtype: as in autocast, None for float32; seed: of the bootstrap.
         """

@@ -26,6 +26,7 @@ Transfer = Literal["encoder", "all"]
 
 SCHEMA = 1
 SCRATCH = "scratch"  # `init` without a pretraining
+WITHHELD = "withheld"  # the patients of pretraining, in an export
 WEIGHTS = "encoder.safetensors"
 RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
@@ -255,6 +256,13 @@ def _repeat_over_channels(
 
 
 def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients: Collection[str]) -> None:
+    if sidecar.get("pretraining_patients") == WITHHELD:
+        if test_patients:
+            problem = (
+                "an export, which does not list the patients of pretraining; test patients may be among them"
+            )
+            raise ConfigError(problem=problem, remedy="use the run folder", place=path.with_suffix(".json"))
+        return
     if not isinstance(sidecar.get("pretraining_patients"), list):
         problem, remedy = "lacks pretraining_patients, which may include test patients", "pretrain again"
         raise ConfigError(problem=problem, remedy=remedy, place=path.with_suffix(".json"))

@@ -11,6 +11,7 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch import Tensor, nn
 
+from medcl3d.core.device import to_device
 from medcl3d.core.embeddings import Features
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import autocast
@@ -91,7 +92,7 @@ def features_of_windows(
         boxes = [tuple(slice(a, a + n) for a, n in zip(start, patch, strict=True)) for start in starts]
         crops = torch.stack([voxels[(slice(None), *box)] for box in boxes])
         with autocast(device, dtype):
-            features: Features = network(crops.to(device))
+            features: Features = network(to_device(crops, device))
         for i, start in enumerate(starts):
             one = slice(i, i + 1)
             decoded = None if features.decoded is None else features.decoded[one]

@@ -97,13 +97,13 @@ class ViT3d(nn.Module):
         if kept is not None:
             tokens = tokens.gather(1, kept)
         if self.registers is not None:
-            tokens = torch.cat((self.registers.to(tokens).expand(len(tokens), -1, -1), tokens), dim=1)
+            tokens = torch.cat((self.registers.to(tokens).expand(tokens.shape[0], -1, -1), tokens), dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens[:, 0 if self.registers is None else len(self.registers) :])
         pooled = tokens.mean(1, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if kept is not None:
-            empty = tokens.new_zeros(len(tokens), depth * height * width, tokens.shape[2])
+            empty = tokens.new_zeros(tokens.shape[0], depth * height * width, tokens.shape[2])
             tokens = empty.scatter(1, kept, tokens)
         return Features(pooled, (rearrange(tokens, "b (d h w) c -> b c d h w", d=depth, h=height),))
 
@@ -135,12 +135,12 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
 def _positions_on(
     grid: Triple, hidden_size: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "_ _"]:
-    """`_positions` in a dtype and on a device, where they stay."""
-    return _positions(grid, hidden_size).to(device, dtype)
+    """`positions` in a dtype and on a device, where they stay."""
+    return positions(grid, hidden_size).to(device, dtype)
 
 
 @lru_cache(maxsize=16)
-def _positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
+def positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
     """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
 
     Source: Vaswani et al. 2017, section 3.5, for each axis.

@@ -59,7 +59,7 @@ def _in_order(rows: Embeddings, raw: RawBatch) -> Embeddings:
     """Sort embeddings by group, as an objective does for a whole batch; chunks are ordered by sample."""
     if len(raw.groups) == 1:
         return rows
-    views = int(torch.cat([group.keys.view for group in raw.groups]).max()) + 1
+    views = int(torch.cat([group.host_keys.view for group in raw.groups]).max()) + 1
 
     def name(keys: Keys) -> Tensor:
         return keys.sample * views + keys.view

@@ -39,6 +39,7 @@ TOO_LARGE = (
     "lower train.samples_per_step or data.patch_size; or set train.checkpointing, or in a pretraining "
     "train.grad_cache, which need less memory and more time"
 )
+FIRST_SCALE = 2.0**12  # of the loss in float16: low, since too many steps that overflow end a run
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
@@ -53,8 +54,6 @@ class FitOptions:
     warmup_steps       steps in which the learning rate rises linearly
     precision          auto: bfloat16 autocast if the device supports it, else float16 on GPUs with tensor
                        cores for it, else float32. The loss is scaled in float16
-    tf32               compute float32 convolutions in TF32 (3 digits) on GPUs that have it
-    deterministic      use algorithms with the same result in each run on a GPU, which are slower
     clip_norm          maximum norm of the gradient
     checkpoint_every   steps between checkpoints, from which a stopped run resumes
     log_every          steps between rows of metrics.jsonl
@@ -73,6 +72,8 @@ class FitOptions:
                        loss on the whole batch: the memory of a small batch for one more forward pass (0: all
                        at once)
     timeout_s          seconds that a rank waits for another one before the run fails
+    tf32               compute float32 convolutions in TF32 (3 digits) on GPUs that have it
+    deterministic      use algorithms with the same result in each run on a GPU, which are slower
     trackers           tensorboard, mlflow, wandb (the last two: pip install 'medcl3d[mlflow,wandb]')
     """
 
@@ -83,8 +84,6 @@ class FitOptions:
     warmup_steps: NonNegativeInt = 0
     clip_norm: Positive = 1.0
     precision: Precision = "auto"
-    tf32: bool = True
-    deterministic: bool = False
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 10
     workers: NonNegativeInt = 0
@@ -98,6 +97,8 @@ class FitOptions:
     keep_steps: tuple[PositiveInt, ...] = ()
     grad_cache: NonNegativeInt = 0
     timeout_s: Positive = TIMEOUT_S
+    tf32: bool = True
+    deterministic: bool = False
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
@@ -180,7 +181,7 @@ def fit(
         layer_decay=options.layer_decay,
     )
     dtype = autocast_dtype(options.precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=dtype == torch.float16)
     step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
     wrapped = in_parallel(model) if world_size() > 1 else model
     run.status("running", step)

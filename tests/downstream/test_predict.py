@@ -489,7 +489,7 @@ def test_a_full_disk_ends_the_prediction(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medcl3d.downstream.predict.predict._write_nifti", full)
+    monkeypatch.setattr("medcl3d.downstream.predict.predict.write_nifti", full)
     scan = Path(Store.open(ball_root).scans[6]["source"]["path"])
     done = medcl3d("predict", run, scan, "--out", tmp_path / "a.nii.gz")
     assert done.exit_code == 4 and "No space left on device; 0 scans are done" in done.stderr, done.output

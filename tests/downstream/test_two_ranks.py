@@ -57,3 +57,8 @@ def test_two_ranks_train_as_one_process(ball_root: Path, tmp_path: Path, task: s
     for name, tensor in load_file(one / "model.safetensors").items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
     assert json.loads((two / "status.json").read_text())["state"] == "done"
+    alone, shared = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
+    assert [case["scan"] for case in shared["cases"]] == [case["scan"] for case in alone["cases"]]
+    assert {k: m["n"] for k, m in shared["metrics"].items()} == {
+        k: m["n"] for k, m in alone["metrics"].items()
+    }

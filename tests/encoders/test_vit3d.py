@@ -23,7 +23,7 @@ def test_equals_monais_vit_with_the_same_weights() -> None:
         for name, value in theirs.state_dict().items()
     }
     unused = [name for name in renamed if "cross_attn" in name or name.endswith("position_embeddings")]
-    positions = vit3d._positions((2, 2, 3), 24)
+    positions = vit3d.positions((2, 2, 3), 24)
     with torch.no_grad():
         theirs.patch_embedding.position_embeddings.copy_(positions[None])
     ours.load_state_dict({name: value for name, value in renamed.items() if name not in unused}, strict=True)
@@ -40,7 +40,7 @@ def test_equals_monais_vit_with_the_same_weights() -> None:
 
 
 def test_position_embeddings_are_unique_and_most_similar_between_neighbours() -> None:
-    positions = vit3d._positions((3, 4, 5), 48)
+    positions = vit3d.positions((3, 4, 5), 48)
     assert positions.shape == (60, 48) and len(positions.unique(dim=0)) == 60
     alike = positions @ positions.T
     index = 1 * 20 + 2 * 5 + 2  # (1, 2, 2)
@@ -76,7 +76,7 @@ def test_positions_are_learnt_only_through_position_embeddings(monkeypatch: pyte
     fields = {"patch": (4, 4, 4), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) > 0.9  # type: ignore[arg-type]
-    monkeypatch.setattr(vit3d, "_positions", lambda grid, size: torch.zeros(1, 1))
+    monkeypatch.setattr(vit3d, "positions", lambda grid, size: torch.zeros(1, 1))
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) < 0.3  # type: ignore[arg-type]
 

@@ -25,6 +25,7 @@ FURTHER = ("pairs.cycle_voxels.", "pairs.region_points.")
 
 INFERENCE = {
     "downstream.crop_dataset.mean_outputs": "the outputs of a batch of crops",
+    "downstream.sliding_window.sliding_window": "the probabilities of a group of windows",
     "downstream.windows.MeanMap.add": "the features of a window",
 }
 """Reads of evaluation and prediction, one per batch of crops or windows: the result is needed on the CPU."""

@@ -43,39 +43,39 @@ Event = tuple[str, str]
 
 
 class OnDevice(Tensor):
-    """A tensor on the pretended device; `inner` has its values."""
+    """A tensor on the pretended device; `held` has its values."""
 
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> OnDevice:
+    def __new__(cls, held: Tensor) -> OnDevice:
         made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls,
-            inner.shape,
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
             device=DEVICE,
             requires_grad=False,
         )
-        made.inner = inner
+        made.held = held
         return made  # type: ignore[no-any-return]
 
-    def __init__(self, inner: Tensor):
+    def __init__(self, held: Tensor):
         pass
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        return f"OnDevice({self.inner})"
+        return f"OnDevice({self.held})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return _active().run(func, args, dict(kwargs or {}))
 
     def tolist(self) -> Any:
         _active().add(READ)
-        return self.inner.tolist()
+        return self.held.tolist()
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError("a tensor of the device has no numpy array; copy it to the CPU first")
@@ -130,7 +130,7 @@ class Record:
             result, Tensor | list | tuple
         ):
             return result
-        known = {id(x.inner): x for x in leaves if isinstance(x, OnDevice)}
+        known = {id(x.held): x for x in leaves if isinstance(x, OnDevice)}
 
         def wrapped(x: Any) -> Any:
             return known.get(id(x)) or OnDevice(x) if isinstance(x, Tensor) else x
@@ -161,7 +161,7 @@ class Record:
 
 def _values(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation on the values."""
-    args, kwargs = tree_map(lambda x: x.inner if isinstance(x, OnDevice) else x, (tuple(args), kwargs))
+    args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnDevice) else x, (tuple(args), kwargs))
     if kwargs.get("device") is not None:
         kwargs["device"] = torch.device("cpu")
     return func(*args, **kwargs)

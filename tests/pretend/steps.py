@@ -11,11 +11,14 @@ from unittest import mock
 import torch
 
 from medcl3d.config.loading import parse
+from medcl3d.downstream import finetune
+from medcl3d.downstream.finetune import Finetuning
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from medcl3d.training import loop
 from tests.pretend.device import DEVICE, Event, Record, pretended_device
 
+PATCH = (16, 16, 16)
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "moco": {"queue_size": 8},
     "swav": {"num_prototypes": 8},
@@ -84,7 +87,7 @@ def pretraining_steps(
     """Pretrain for some steps on the device: the events of each step, and the logged rows."""
     config = parse(
         {
-            "data": {"root": str(store), "patch_size": [16, 16, 16], "smaller_than_patch": "pad"},
+            "data": {"root": str(store), "patch_size": list(PATCH), "smaller_than_patch": "pad"},
             "pairs": {strategy: STRATEGIES.get(strategy, {})},
             "views": {"mri": {"flip_probability": [0, 0.5, 0.5]}},
             "encoder": {encoder: ENCODERS[encoder]},
@@ -138,3 +141,33 @@ def by_kind(events: Counter[Event]) -> Counter[str]:
     for (kind, _), number in events.items():
         total[kind] += number
     return total
+
+
+def finetuning_steps(
+    store: Path, task: str, steps: int = 4
+) -> tuple[Record, list[Mapping[str, float]], Finetuning]:
+    """Fine-tune for some steps on the device: the events of each step, the logged rows, and the parts."""
+    config = parse(
+        {
+            "data": {"root": str(store), "patch_size": list(PATCH), "smaller_than_patch": "pad"},
+            "task": {task: {}},
+            "encoder": {"unet3d": ENCODERS["unet3d"]},
+            "train": {"steps": steps, "samples_per_step": 4, "log_every": 1000},
+            "out_dir": "unused",
+        },
+        finetune.FinetuneConfig,
+        "steps",
+    )
+    parts, run = finetune.assemble(config), NoRun()
+
+    def fit_here(model: Any, loss_of: Any, batches: Any, *more: Any) -> None:
+        def recorded(start: int) -> Iterator[Any]:
+            for batch in batches(start):
+                record.next_step()
+                yield batch.pin_memory()
+
+        fit_on_device(model, loss_of, recorded, config.train, run)
+
+    with pretended_device() as record, mock.patch.object(finetune, "fit", fit_here):
+        finetune.train_model(parts, run, DEVICE)  # type: ignore[arg-type]
+    return record, run.rows, parts

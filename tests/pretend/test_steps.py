@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.downstream.crop_dataset import BATCH_SIZE, mean_outputs, whole_scans
+from medcl3d.encoders.network import build_network
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
-from tests.pretend.allowed import FURTHER, MAX_BLOCKING, MAX_READS, MORE_READS, READS
+from medcl3d.store.store import Store
+from tests.pretend.allowed import FURTHER, INFERENCE, MAX_BLOCKING, MAX_READS, MORE_READS, READS
 from tests.pretend.device import BLOCKING, COPY, DEVICE, MIXED, READ, pretended_device
-from tests.pretend.steps import ENCODERS, by_kind, pretraining_steps
+from tests.pretend.steps import ENCODERS, by_kind, finetuning_steps, pretraining_steps
 
 SAMPLE = [
     ("simclr", "overlapping_crops", "unet3d"),
@@ -83,3 +88,37 @@ def test_values_and_gradients_are_those_of_the_cpu() -> None:
         found = torch.autograd.grad(there(x.to(DEVICE)).square().sum(), list(there.parameters()))
         found = tuple(gradient.cpu() for gradient in found)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "task", ["segmentation", pytest.param("structure_at_centre", marks=pytest.mark.slow)]
+)
+def test_fine_tuning_and_prediction_wait_only_where_they_may(tiny_store: Path, task: str) -> None:
+    record, _, parts = finetuning_steps(tiny_store, task)
+    assert not [place for kind, place in record.total if kind == MIXED]
+    step = record.steps[-2]
+    assert {place for kind, place in step if kind == READ} <= READS.keys()
+    assert by_kind(step)[READ] <= MAX_READS and by_kind(step)[BLOCKING] <= MAX_BLOCKING, step
+    scans = [int(parts.test.rows[0])]
+    with pretended_device() as record:
+        model, size = parts.model.to(DEVICE), parts.config.data.patch_size
+        record.next_step()
+        found = parts.task.evaluate(model, parts.store, scans, size, DEVICE, None, 0)
+    assert found.cases and not [place for kind, place in record.total if kind == MIXED]
+    assert {place for kind, place in record.steps[-1] if kind == READ} <= INFERENCE.keys()
+
+
+def test_features_of_a_frozen_encoder_wait_once_per_batch_of_crops(tiny_store: Path) -> None:
+    store = Store.open(tiny_store)
+    torch.manual_seed(0)
+    network = build_network(Choice("unet3d", ENCODERS["unet3d"]), store.num_channels, decoder=False)
+    examples = whole_scans(store, [0, 1], (16, 16, 16))
+    expected = mean_outputs(lambda x: network.encoder(x).pooled, store, examples, torch.device("cpu"), None)
+    with pretended_device() as record:
+        encoder = network.to(DEVICE).encoder
+        record.next_step()
+        found = mean_outputs(lambda x: encoder(x).pooled, store, examples, DEVICE, None)
+    assert np.allclose(found, expected, rtol=1e-6)
+    crops = sum(len(example.boxes) for example in examples)
+    assert by_kind(record.steps[-1])[READ] == -(-crops // BATCH_SIZE)
+    assert not by_kind(record.steps[-1])[BLOCKING] and not by_kind(record.steps[-1])[MIXED]

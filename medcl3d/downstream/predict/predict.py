@@ -97,8 +97,8 @@ def _segmented(
         )
     for warning in ready.warnings:
         say(f"{one.shown}: warning: {warning}")
-    kind = np.uint8 if labels.max(initial=0) < 256 else np.int16
-    return [labels.astype(kind)] if shares is None else [labels.astype(kind), np.moveaxis(shares, 0, -1)]
+    small = smallest(labels)
+    return [small] if shares is None else [small, np.moveaxis(shares, 0, -1)]
 
 
 def segment(
@@ -118,13 +118,28 @@ def segment(
     found = predictor.task.probabilities(
         model, volume, ready.normalisation.fill, predictor.patch_size, device, dtype
     )
+    return *labels_of(predictor, found, ready, keep=keep), ready
+
+
+def labels_of(
+    predictor: Predictor, found: torch.Tensor, ready: ReadyScan, *, keep: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Label values ``Int16[X, Y, Z]`` on the grid of a file, and probabilities if `keep`.
+
+    found  probabilities ``Float32[K, D, H, W]`` on the prepared grid, background first
+    """
     to_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
     cropped = predictor.options.get("crop", "none") != "none"
     indices, shares = classes_on(
         ready.image.voxels.shape[1:], found.cpu().numpy(), to_prepared, cropped=cropped, keep=keep
     )
     values = np.array([0, *predictor.classes], dtype=np.int16)
-    return values[indices], shares, ready
+    return values[indices], shares
+
+
+def smallest(labels: np.ndarray) -> np.ndarray:
+    """Label values in one byte each if they fit."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.int16)
 
 
 def _write(
@@ -142,7 +157,7 @@ def _write(
     origin = origin_of(one, identity)
     try:
         for file, voxels in files:
-            _write_nifti(file, voxels, one.path, origin)
+            write_nifti(file, voxels, one.path, origin)
     except OSError as error:
         why = error.strerror or error
         raise MachineError(
@@ -151,7 +166,7 @@ def _write(
     return [file for file, _ in files]
 
 
-def _write_nifti(file: Path, voxels: np.ndarray, scan: Path, origin: str) -> None:
+def write_nifti(file: Path, voxels: np.ndarray, scan: Path, origin: str) -> None:
     """Write voxels with only the geometry of the scan's header, since other fields may identify a patient."""
     header = cast(Any, nibabel.load(scan)).header
     kind: Any = nibabel.Nifti1Image if header.sizeof_hdr == 348 else nibabel.Nifti2Image

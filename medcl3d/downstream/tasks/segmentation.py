@@ -17,7 +17,7 @@ from medcl3d.config.field_types import Fraction, PositiveInt
 from medcl3d.core.embeddings import Loss
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
-from medcl3d.distributed.collectives import all_mean, gather
+from medcl3d.distributed.collectives import all_mean, gather, of_all_ranks, own_part, rank
 from medcl3d.downstream.case_pictures import picture_of_cases
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
@@ -133,13 +133,19 @@ class Segmentation:
         dtype: torch.dtype | None,
         seed: int,
     ) -> Evaluation:
-        """Overlap and surface distance of every scan and class on the grid of the store, and their means."""
+        """Overlap and surface distance of every scan and class on the grid of the store, and their means.
+
+        All ranks segment a part of the scans; rank 0 has the pictures.
+        """
         names = self.class_names(store)
-        cases: list[dict[str, Any]] = []
-        for scan in track(scans, "test scans"):
+        own: list[list[dict[str, Any]]] = []
+        for scan in track(own_part(scans), "test scans"):
             predicted = self.segment(model, store, scan, patch_size, device, dtype)
-            cases += cases_of(store, scan, predicted, names)
+            own.append(cases_of(store, scan, predicted, names))
+        cases = [case for of_scan in of_all_ranks(own) for case in of_scan]
         metrics = summary(cases, MEASURES, seed)
+        if rank() != 0:
+            return Evaluation(metrics, cases, {})
 
         def both(scan: int) -> tuple[np.ndarray, np.ndarray]:
             truth = class_indices(store.read_label(scan), tuple(names))

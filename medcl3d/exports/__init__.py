@@ -1,0 +1,1 @@
+"""Weights of finished runs in the formats of other programs, one module per format."""
