@@ -67,7 +67,7 @@ def _findings(config: Path | None, overrides: Sequence[str], folder: Path) -> It
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield from software()
     yield of_device(device)
-    yield of_threads(torch.get_num_threads(), usable_cores())
+    yield of_threads(torch.get_num_threads(), usable_cores(), os.getloadavg()[0])
     yield of_convolutions(device)
     yield from of_memory()
     yield of_disk(folder)
@@ -115,12 +115,19 @@ def usable_cores() -> float:
         return cores
 
 
-def of_threads(threads: int, cores: float) -> Finding:
-    """Threads of torch; a warning if there are more than cores."""
-    text = f"{threads} of torch on {cores:g} core{'s' if cores != 1 else ''}"
-    if threads <= cores:
-        return Finding("threads", text)
-    return Finding("threads", text, f"threads wait for each other; set OMP_NUM_THREADS={max(1, int(cores))}")
+def of_threads(threads: int, cores: float, load: float) -> Finding:
+    """Threads of torch; a warning if there are more than cores, or if other programs use the cores.
+
+    load: processes that run or wait for a core, mean over a minute
+    """
+    text = f"{threads} of torch on {cores:g} core{'s' if cores != 1 else ''}, load {load:.1f}"
+    if threads > cores:
+        remedy = f"threads wait for each other; set OMP_NUM_THREADS={max(1, int(cores))}"
+        return Finding("threads", text, remedy)
+    if threads > 1 and load > cores:
+        remedy = "other programs use the cores, and threads that wait for each other become many times slower"
+        return Finding("threads", text, f"{remedy}; set OMP_NUM_THREADS=1 until they end")
+    return Finding("threads", text)
 
 
 def of_convolutions(device: torch.device) -> Finding:

@@ -60,9 +60,14 @@ def test_cores_are_those_of_the_container(
 
 
 def test_more_threads_than_cores_are_a_warning() -> None:
-    assert not of_threads(2, 2.0).remedy
-    assert "OMP_NUM_THREADS=4" in of_threads(8, 4.0).remedy
-    assert "OMP_NUM_THREADS=1" in of_threads(2, 0.5).remedy
+    assert not of_threads(2, 2.0, 1.5).remedy
+    assert "OMP_NUM_THREADS=4" in of_threads(8, 4.0, 0.0).remedy
+    assert "OMP_NUM_THREADS=1" in of_threads(2, 0.5, 0.0).remedy
+
+
+def test_load_of_other_programs_is_a_warning_for_several_threads() -> None:
+    assert "set OMP_NUM_THREADS=1 until they end" in of_threads(2, 2.0, 8.5).remedy
+    assert not of_threads(1, 2.0, 8.5).remedy
 
 
 @pytest.mark.parametrize("auto", [None, torch.bfloat16])

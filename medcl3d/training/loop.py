@@ -30,6 +30,7 @@ from medcl3d.distributed.precision import Precision, autocast, autocast_dtype, b
 from medcl3d.io.signals import handled
 from medcl3d.training.divergence import diverged, divergence, not_finite
 from medcl3d.training.optim import OptimizerName, build_optimizer, lr_factor, set_rate
+from medcl3d.training.profile import StepProfile
 from medcl3d.training.progress import StepClock, progress_of_steps
 from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
@@ -75,6 +76,7 @@ class FitOptions:
     timeout_s          seconds that a rank waits for another one before the run fails
     tf32               compute float32 convolutions in TF32 (3 digits) on GPUs that have it
     deterministic      use algorithms with the same result in each run on a GPU, which are slower
+    profile            measure where the time of steps 5 to 9 goes: OUT/profile/times.txt and trace.json
     trackers           tensorboard, mlflow, wandb (the last two: pip install 'medcl3d[mlflow,wandb]')
     """
 
@@ -100,6 +102,7 @@ class FitOptions:
     timeout_s: Positive = TIMEOUT_S
     tf32: bool = True
     deterministic: bool = False
+    profile: bool = False
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
@@ -191,30 +194,28 @@ def fit(
         progress_of_steps(title, step, options.steps) as advance,
         backends(tf32=options.tf32, deterministic=options.deterministic),
         memory_errors(TOO_LARGE),
+        StepProfile(options.profile, run.path, device) as profile,
     ):
         stream = batches(step)
         while step < options.steps:
             set_rate(optimizer, options.lr * lr_factor(step, options.steps, options.warmup_steps))
-            batch = clock.next_of(stream)
+            with profile.part("data"):
+                batch = clock.next_of(stream)
             before_step(step, options.steps)
             announce(_may_be_logged(step + 1, bad_steps + 1, options))
-            with autocast(device, dtype):
+            with profile.part("forward"), autocast(device, dtype):
                 loss = loss_of(wrapped, batch)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]  # torch has no types here
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
-            # The gradient is the mean over ranks, so all ranks skip the same step.
+            with profile.part("backward"):
+                scaler.scale(loss.value).backward()  # type: ignore[no-untyped-call]  # torch has no types here
             # Each read waits for a GPU, so its ranks agree before the step, and those of CPUs after it.
             early = () if device.type == "cpu" else (stop_votes(),)
-            loss_value, norm_value, *votes = _read(loss.metrics["loss"], norm, *early)
+            with profile.part("optimizer"):
+                loss_value, norm_value, *votes = _update(model, optimizer, scaler, loss, options, early)
             bad_steps = 0 if math.isfinite(norm_value) else bad_steps + 1
-            if bad_steps:
-                loss.check()
-            else:
-                optimizer.step()
+            if not bad_steps:
                 after_step()
-            scaler.update()
+            profile.step()
             step += 1
             advance(step, loss_value)
             too_large = scaler.is_enabled() and math.isfinite(loss_value)  # for float16: the scale is halved
@@ -250,6 +251,29 @@ def fit(
                 raise Stopped(
                     f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume"
                 )
+
+
+def _update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    loss: Loss,
+    options: FitOptions,
+    votes: tuple[Tensor, ...],
+) -> list[float]:
+    """Step the optimiser if the gradient is finite; the loss, the norm of the gradient, and `votes`.
+
+    The gradient is the mean over ranks, so all ranks skip the same step.
+    """
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
+    numbers = _read(loss.metrics["loss"], norm, *votes)
+    if math.isfinite(numbers[1]):
+        optimizer.step()
+    else:
+        loss.check()
+    scaler.update()
+    return numbers
 
 
 def in_parallel(model: nn.Module) -> DistributedDataParallel:

@@ -39,11 +39,16 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 # Fields that do not affect training or its order: a run may resume with other values.
-FREE_FIELDS = tuple(
-    f"train.{name}"
-    for name in ("workers", "log_every", "checkpoint_every", "checkpointing", "timeout_s", "trackers")
-)
-FREE_FIELDS += ("out_dir", "probe", "validate_every")
+FREE_OPTIONS = [
+    "workers",
+    "log_every",
+    "checkpoint_every",
+    "checkpointing",
+    "timeout_s",
+    "trackers",
+    "profile",
+]
+FREE_FIELDS = (*(f"train.{name}" for name in FREE_OPTIONS), "out_dir", "probe", "validate_every")
 SCRATCH_FREE_FIELDS = ("transfer", "step")
 """Fields that describe the weights to start from, without an effect on a run from scratch."""
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}

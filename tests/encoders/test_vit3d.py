@@ -76,7 +76,7 @@ def test_positions_are_learnt_only_through_position_embeddings(monkeypatch: pyte
     fields = {"patch": (4, 4, 4), "hidden_size": 24, "num_layers": 2, "num_heads": 2}
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) > 0.9  # type: ignore[arg-type]
-    monkeypatch.setattr(vit3d, "positions", lambda grid, size: torch.zeros(1, 1))
+    monkeypatch.setattr(vit3d, "_positions_on", lambda *_: torch.zeros(1, 1))
     torch.manual_seed(0)
     assert learns(ViT3d(1, **fields)) < 0.3  # type: ignore[arg-type]
 
