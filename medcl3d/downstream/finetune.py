@@ -36,7 +36,8 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, ScanSelection, split_of
 from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
-from medcl3d.training.loop import FitOptions, check_options, fit, warmup_warning
+from medcl3d.training.loop import fit
+from medcl3d.training.options import FitOptions, check_options, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.views import VIEWS, ViewRecipe
 

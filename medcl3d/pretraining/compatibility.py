@@ -27,7 +27,7 @@ from medcl3d.pairs import (
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.training.grad_cache import refuse_batch_statistics
-from medcl3d.training.loop import check_options
+from medcl3d.training.options import check_options
 from medcl3d.views import ViewRecipe, flip_probability_of
 
 if TYPE_CHECKING:

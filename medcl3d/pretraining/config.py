@@ -14,7 +14,7 @@ from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
 from medcl3d.pretraining.online_probe import OnlineProbe
 from medcl3d.store.scan_selection import DataConfig
-from medcl3d.training.loop import FitOptions
+from medcl3d.training.options import FitOptions
 from medcl3d.views import VIEWS
 
 

@@ -34,7 +34,8 @@ from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
-from medcl3d.training.loop import FitOptions, fit
+from medcl3d.training.loop import fit
+from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.training.time_estimate import TIMED, UNTIMED
 

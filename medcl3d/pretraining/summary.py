@@ -16,7 +16,7 @@ from medcl3d.pretraining.compatibility import fields_without_effect
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.crop_content import crop_notes
 from medcl3d.pretraining.parts import Pretraining
-from medcl3d.training.loop import warmup_warning
+from medcl3d.training.options import warmup_warning
 
 
 def summary(parts: Pretraining) -> str:

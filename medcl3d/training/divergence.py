@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from medcl3d.core.errors import DataError
 
 if TYPE_CHECKING:
-    from medcl3d.training.loop import FitOptions
+    from medcl3d.training.options import FitOptions
 
 BAD_STEPS, BAD_STEPS_AT_END = 10, 2
 """Consecutive steps without a finite gradient that end a run, and that fail it at its last step: one may be

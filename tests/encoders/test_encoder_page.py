@@ -13,7 +13,7 @@ import yaml
 from medcl3d.config.field_types import Choice
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network, check_patch_size, forward_flops
-from medcl3d.training.loop import FitOptions
+from medcl3d.training.options import FitOptions
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "encoders.md").read_text(encoding="utf-8")
 PRESETS = re.findall(r"^\| ([^|]+) \| `(\w+): (\{.*\})` \| ([0-9.]+) \| ([0-9.]+) \|$", PAGE, re.MULTILINE)

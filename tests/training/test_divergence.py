@@ -17,7 +17,8 @@ from medcl3d.objectives.diagnostics import effective_rank
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.checkpoint import load_latest
 from medcl3d.training.divergence import diverged
-from medcl3d.training.loop import FitOptions, fit
+from medcl3d.training.loop import fit
+from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import run_folder
 from tests.pretraining.test_pretrain import config_of, write
 

@@ -19,8 +19,9 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.encoders.decoder import Decoder
 from medcl3d.encoders.network import Network, build_network
 from medcl3d.training.lars import LARS
-from medcl3d.training.loop import FitOptions, fit
+from medcl3d.training.loop import fit
 from medcl3d.training.optim import build_optimizer, lr_factor, parameter_groups, set_rate
+from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import run_folder
 
 VIT = Choice("vit3d", {"patch": (4, 4, 4), "hidden_size": 12, "num_layers": 3, "num_registers": 2})

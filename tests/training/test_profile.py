@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from medcl3d.core.embeddings import Loss
-from medcl3d.training.loop import FitOptions, fit
+from medcl3d.training.loop import fit
+from medcl3d.training.options import FitOptions
 from medcl3d.training.profile import parts_text
 from medcl3d.training.run_folder import RunFolder
 

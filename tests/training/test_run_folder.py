@@ -14,7 +14,7 @@ from medcl3d.config.loading import parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.io.atomic import append_line
-from medcl3d.training.loop import FitOptions
+from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import metrics_row, read_status, run_folder
 
 CONFIG = {"seed": 0, "train": {"steps": 10, "workers": 0}}

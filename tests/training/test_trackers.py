@@ -15,7 +15,7 @@ import pytest
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.training import trackers
-from medcl3d.training.loop import FitOptions, check_options
+from medcl3d.training.options import FitOptions, check_options
 from medcl3d.training.run_folder import RunFolder, run_folder
 
 CONFIG: dict[str, Any] = {"seed": 3, "encoder": {"unet3d": {"channels": [4, 8]}}, "train": {"steps": 10}}
