@@ -150,7 +150,7 @@ def test_only_sections_of_measured_benchmarks_are_replaced(tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("names", "out", "message"),
     [
-        (["vews"], None, "stores, pairs, views, losses, grad_cache, step, collection"),
+        (["vews"], None, "stores, pairs, views, losses, grad_cache, step, transfers, collection"),
         ([], Path("figures.txt"), r"\.md"),
     ],
 )

@@ -26,7 +26,14 @@ DISTRIBUTION = {
     "pydantic_core": "pydantic",
     "mlflow": "mlflow-skinny",
 }
-EXTRAS = ("blosc2", "dicom", "mlflow", "slurm", "wandb")  # messages name the command that installs each
+EXTRAS = (
+    "blosc2",
+    "dicom",
+    "export",
+    "mlflow",
+    "slurm",
+    "wandb",
+)  # messages name the command that installs each
 ORACLES = {"lightly"}  # compared with our code if installed, never required
 LIBRARIES = ("torch", "monai", "nibabel", "torchio", "einops", "tensorboard", "scikit-image", "pyyaml")
 

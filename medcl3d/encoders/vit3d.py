@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -131,15 +130,25 @@ def _block(hidden_size: int, mlp_dim: int, num_heads: int) -> TransformerBlock:
     return block
 
 
-@lru_cache(maxsize=16)
+_POSITIONS: dict[tuple[Triple, int, torch.dtype, torch.device], Tensor] = {}
+
+
 def _positions_on(
     grid: Triple, hidden_size: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "_ _"]:
     """`positions` in a dtype and on a device, where they stay."""
-    return positions(grid, hidden_size).to(device, dtype)
+    key = grid, hidden_size, dtype, device
+    # Tensors without values (on `meta`, or of another class in an estimate of memory) are not kept.
+    is_fake = type(torch.empty(0)) is not Tensor and not torch.compiler.is_exporting()
+    without_values = is_fake or device.type == "meta"
+    found = None if without_values else _POSITIONS.get(key)
+    if found is None:
+        found = positions(grid, hidden_size).to(device, dtype)
+        if type(found) is Tensor and not without_values and not torch.compiler.is_compiling():
+            _POSITIONS[key] = found
+    return found
 
 
-@lru_cache(maxsize=16)
 def positions(grid: Triple, hidden_size: int) -> Float[Tensor, "_ _"]:
     """``Float[tokens, hidden_size]``: sines and cosines of each token's index along each axis, depth slowest.
 

@@ -139,10 +139,8 @@ def low_resolution_matrix(factor: Float[Tensor, " N"], length: int) -> Float64[T
     """``Float64[N, L, L]``: averages over ``round(L * factor)`` equal cells, interpolated linearly to L."""
     num_cells = (length * factor.double()).round().clamp(1, length)[:, None, None]
     width = length / num_cells
-    cell = torch.arange(length, dtype=torch.float64, device=factor.device)[
-        :, None
-    ]  # rows past num_cells are empty
     voxel = torch.arange(length, dtype=torch.float64, device=factor.device)
+    cell = voxel[:, None]  # rows past num_cells are empty
     overlap = torch.minimum((cell + 1) * width, voxel + 1) - torch.maximum(cell * width, voxel)
     down = overlap.clamp(min=0) / width
     at = torch.minimum(((voxel + 0.5) / width - 0.5).clamp(min=0), num_cells - 1)

@@ -118,3 +118,16 @@ def test_a_crop_indivisible_by_the_patch_is_refused_with_both_fields() -> None:
 def test_a_width_that_does_not_divide_is_refused(hidden_size: int, num_heads: int, what: str) -> None:
     with pytest.raises(ConfigError, match=f"hidden_size = {hidden_size}.*{what}"):
         ViT3d(1, hidden_size=hidden_size, num_heads=num_heads)
+
+
+def test_positions_without_values_are_not_kept() -> None:
+    """An estimate of memory, and a check of shapes, may precede the first step."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    grid, size = (2, 3, 5), 48
+    with FakeTensorMode():
+        vit3d._positions_on(grid, size, torch.float32, torch.device("cpu"))
+    assert vit3d._positions_on(grid, size, torch.float32, torch.device("meta")).is_meta
+    found = vit3d._positions_on(grid, size, torch.float32, torch.device("cpu"))
+    assert torch.equal(found, vit3d.positions(grid, size))
+    assert vit3d._positions_on(grid, size, torch.float32, torch.device("cpu")) is found
