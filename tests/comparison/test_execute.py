@@ -17,6 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from medcl3d.comparison.analysis.results import check_provenance
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan
@@ -118,6 +119,7 @@ def test_more_steps_continue_pretrainings_and_repeat_their_measurements(comparis
         assert (former / "results.json").is_file() and (run.folder / "results.json").is_file()
         assert encoder_hash(run.needs) == json.loads((run.folder / INPUTS).read_text())["encoder_sha256"]
         assert measured_before(run)
+    assert any("were continued (train.steps 5 -> 9)" in note for note in check_provenance(runs))
     _, outcomes, _ = go(path, *longer)
     assert {o.state for o in outcomes} == {"kept"}
     with pytest.raises(ConfigError, match=r"holds another run: train\.steps: 9 -> 5"):

@@ -175,11 +175,12 @@ def test_validation_patients_cannot_confirm(
     compare(comparison(stage="screen"), check=True)
 
 
-def test_more_steps_after_results_leave_nothing_to_test(comparison: Callable[..., Path]) -> None:
-    arms = {"scratch": {}, "dense": {"pretraining": "dense", "set": {"gain": 0.1}}}
-    path = comparison(arms=arms, pretrainings={"dense": {"config": "dense.yaml"}}, vary={}, replicates=6)
-    assert "p (Holm)" in compare(path).read_text()
-    text = compare(path, ["pretrain={train.steps: 9}"]).read_text()
-    assert "p (Holm)" not in text
-    assert "No test: train.steps was raised after 6 replicates were measured." in text
-    assert "Finished runs were continued (train.steps 5 -&gt; 9)" in text
+@pytest.mark.parametrize(("replicates", "kept"), [(5, True), (6, False)])
+def test_more_steps_after_a_testable_number_of_results_leave_nothing_to_test(
+    config: CompareConfig, replicates: int, kept: bool
+) -> None:
+    preregister(config, 0, 0)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
+    found = check_preregistration(config, rows, MEASURED, range(replicates))
+    assert found.kept is kept
+    assert found.note == ("" if kept else "No test: train.steps was raised after 6 replicates were measured.")
