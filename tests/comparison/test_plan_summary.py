@@ -78,6 +78,7 @@ def test_each_pretraining_is_timed_by_its_own_runs(comparison):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_time_estimate_is_replaced(comparison, monkeypatch):
     monkeypatch.setattr("medcl3d.comparison.run.timing.WRONG_FROM", 1.0)
     arms = {"scratch": {"set": {"seconds": 0.3}}, "dense": {"pretraining": "dense", "set": {"seconds": 3.0}}}

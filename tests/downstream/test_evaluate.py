@@ -160,6 +160,7 @@ def test_incompatible_configurations_are_refused_before_anything_runs(
     assert words in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_arms_are_compared_by_probes(ball_root: Path, tmp_path: Path) -> None:
     write(tmp_path / "evaluate.yaml", config_of(ball_root, tmp_path / "unused", knn={}))
     arms: dict[str, Any] = {"with folds": {}, "without": {"set": {"linear.inverse_strengths": [0.1]}}}

@@ -24,6 +24,7 @@ from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from medcl3d.pretraining.pretrain import pretrain, sidecar
 from medcl3d.sampling.batches import batches_from
+from tests.test_cli import medcl3d
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "pretrain.py"
@@ -251,11 +252,9 @@ def test_a_run_folder_has_all_its_files_and_is_not_repeated(tiny_store: Path, tm
 def test_bad_input_gives_one_line_and_no_run_folder(
     tiny_store: Path, tmp_path: Path, changes: list[str], code: int, message: str
 ) -> None:
-    import re
-
     config = write(tmp_path / "a.yaml", config_of(tiny_store, tmp_path / "run"))
-    done = run([str(TOOL), str(config), *changes], check=False)
-    assert done.returncode == code, done.stderr
+    done = medcl3d("pretrain", config, *changes)
+    assert done.exit_code == code, done.stderr
     assert (
         re.search(message, done.stderr)
         and "Traceback" not in done.stderr

@@ -136,7 +136,8 @@ def run_rank(rank: int, world: int, store: str, folder: str, case: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("case", [pytest.param("dense", marks=pytest.mark.slow), "multi_crop"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["dense", "multi_crop"])
 def test_two_ranks_in_chunks_equal_one_process(tiny_store: Path, tmp_path: Path, case: str) -> None:
     mp.spawn(run_rank, args=(2, str(tiny_store), str(tmp_path), case), nprocs=2)
     parts = parts_of(tiny_store, case)
