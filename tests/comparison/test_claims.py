@@ -321,6 +321,7 @@ def test_the_real_replicate_in_which_every_arm_collapsed_is_named() -> None:
     assert far_replicates(hippocampus())[0].startswith("No replicate is far from the others of its arm")
 
 
+@pytest.mark.slow
 def test_the_probability_of_being_best_is_in_all_reports(comparison: Callable[..., Path]) -> None:
     path = comparison(replicates=3)
     text = compare(path).read_text()

@@ -71,6 +71,7 @@ def comparison(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return Path("compare.yaml")
 
 
+@pytest.mark.slow
 def test_a_replicate_is_all_folds_and_every_patient_tests_once(comparison: Path, root: Path) -> None:
     config = load(comparison, [], CompareConfig)
     runs = plan(config)
