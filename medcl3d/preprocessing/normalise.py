@@ -30,6 +30,7 @@ def normalise(
     *,
     percentiles: tuple[float, float],
     window_hu: tuple[float, float],
+    value_range: tuple[float, float] | None = None,
     levels: Sequence[Levels | None] | None = None,
 ) -> tuple[np.ndarray, Normalisation]:
     """Normalise the intensities of ``Float32[C, X, Y, Z]``.
@@ -40,11 +41,14 @@ def normalise(
           values of MR have no unit: Nyul and Udupa 1999)
     ct    a window in HU to [-1, 1]
     none  unchanged
+
+    With a value_range, the limits of clipping become these values, for ct and mri.
     """
     channels = []
     for channel, of in zip(voxels, levels or [None] * len(voxels), strict=True):
         if of is None:
-            channels.append(_channel(channel, kind, body, percentiles, window_hu))
+            limits = _channel(channel, kind, body, percentiles, window_hu)
+            channels.append(limits if value_range is None or kind == "none" else _to(value_range, limits))
         else:
             low, high = of
             channels.append((low, high, 1 / (high - low), -low / (high - low), 0.0))
@@ -52,6 +56,18 @@ def normalise(
     out = np.stack([np.clip(v, low, high) * scale + shift for v, (low, high, scale, shift, _) in pairs])
     fields = (tuple(map(float, values)) for values in zip(*channels, strict=True))
     return out.astype(np.float32), Normalisation(kind, *fields)
+
+
+def _to(
+    value_range: tuple[float, float], limits: tuple[float, float, float, float, float]
+) -> tuple[float, float, float, float, float]:
+    """The same clipping, but with the limits mapped to a range."""
+    low, high, before, shift_before, fill = limits
+    if high <= low:
+        return limits
+    scale = (value_range[1] - value_range[0]) / (high - low)
+    shift = value_range[0] - low * scale
+    return low, high, scale, shift, (fill - shift_before) / before * scale + shift
 
 
 def _channel(

@@ -37,6 +37,8 @@ class PrepareOptions:
                       two values become 0 and 1
     percentiles       range to which MR intensities are clipped
     window_hu         range to which CT intensities are clipped
+    value_range       values that the ends of this window, or of the percentiles of MR, become, as some
+                      published weights require (default: -1 and 1 for CT, mean 0 and deviation 1 for MR)
     nonfinite         NaN and infinity: error, zero (counted), or skip the scan
     channels          a fourth axis: error, all (channels), fourth (channels, even if the first axis looks
                       like them), first (volume), or split (each volume is a scan of the same patient and
@@ -64,6 +66,7 @@ class PrepareOptions:
     intensity: Literal["auto", "mri", "ct", "none"] = "auto"
     percentiles: tuple[Percent, Percent] = (0.5, 99.5)
     window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    value_range: tuple[float, float] | None = None
     nonfinite: Literal["error", "zero", "skip"] = "error"
     channels: Channels = "error"
     crop: Crop = "none"
@@ -80,8 +83,8 @@ class PrepareOptions:
     workers: Annotated[int, Field(ge=0, le=256)] = 0
 
     def __post_init__(self) -> None:
-        for name in ("percentiles", "window_hu"):
-            low, high = getattr(self, name)
+        for name in ("percentiles", "window_hu", "value_range"):
+            low, high = getattr(self, name) or (0, 1)
             if low >= high:
                 raise ConfigError(name, None, f"the first, {low}, must be below the second, {high}")
 

@@ -173,8 +173,8 @@ def _kinds(manifest: Manifest, options: PrepareOptions) -> list[str]:
 
 # Options that are the same for every scan.
 _SHARED = (
-    "assume_spacing_mm", "nonfinite", "channels", "percentiles", "window_hu", "crop", "label_interpolation",
-    "store_as", "store",
+    "assume_spacing_mm", "nonfinite", "channels", "percentiles", "window_hu", "value_range", "crop",
+    "label_interpolation", "store_as", "store",
 )  # fmt: skip
 
 

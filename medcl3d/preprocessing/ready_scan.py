@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -60,8 +59,15 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     window = (slice(None), slice(None), slice(None))
     if task.crop == "body":
         voxels, affine, body, window = _cropped(voxels, affine, body)
-    limits: dict[str, Any] = {"percentiles": task.percentiles, "window_hu": task.window_hu}
-    voxels, normalisation = normalise(voxels, task.kind, body, levels=levels, **limits)
+    voxels, normalisation = normalise(
+        voxels,
+        task.kind,
+        body,
+        percentiles=task.percentiles,
+        window_hu=task.window_hu,
+        value_range=task.value_range,
+        levels=levels,
+    )
     remedy = "use store_as=int16" + (" or intensity=mri" if task.kind == "none" else "")
     stored, scaling = pack(voxels, task.store_as, task.image, remedy)
     _refuse_constant(task, stored)

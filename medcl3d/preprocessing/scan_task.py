@@ -34,6 +34,7 @@ class ScanTask:
     channels: Channels
     percentiles: tuple[float, float]
     window_hu: tuple[float, float]
+    value_range: tuple[float, float] | None = None
     crop: Crop = "none"
     label_interpolation: LabelInterpolation = "nearest"
     store_as: StoreAs = "float16"
@@ -58,6 +59,8 @@ class ScanTask:
         options = asdict(self)
         for name in ("scan", "image", "label", "atlas", "store", "volume"):
             del options[name]
+        if self.value_range is None:  # as stores of earlier versions
+            del options["value_range"]
         return json.loads(json.dumps(options))
 
 

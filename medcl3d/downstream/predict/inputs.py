@@ -21,7 +21,7 @@ FIRST_TAGS = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\
 OTHER_FORMATS = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".npy", ".npz",
                  ".gz", ".zip", ".png")  # fmt: skip
 FIXED_OPTIONS = ("nonfinite", "channels", "assume_spacing_mm", "spacing_mm", "intensity", "window_hu",
-                 "percentiles", "store_as")  # fmt: skip
+                 "value_range", "percentiles", "store_as")  # fmt: skip
 """Options of `prepare` that a trained network fixes."""
 
 
