@@ -4,8 +4,8 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
-# Published losses that tests compare with; installed without dependencies, since torchvision does not match every build of torch.
-ORACLES := 'lightly==1.6.0'
+# Published losses and networks that tests compare with; installed without dependencies, since torchvision does not match every build of torch.
+ORACLES := 'lightly==1.6.0' 'dynamic-network-architectures==0.4.4'
 
 VENV ?= .venv
 BIN := $(VENV)/bin

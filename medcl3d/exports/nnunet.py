@@ -1,4 +1,4 @@
-"""Pretrained weights and plans for nnU-Net v2, for plain U-Nets with instance norm.
+"""Pretrained weights and plans for nnU-Net v2, for plain and residual U-Nets with instance norm.
 
 nnU-Net reads arrays with axes z, y, x, medcl3d with axes right, front, head (x, y, z). The spatial axes of
 all kernels, strides and sizes are therefore reversed: of a reversed crop, nnU-Net's network computes the
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.encoders.unet3d import UNet3d
+from medcl3d.encoders.unet3d import PooledResBlock, UNet3d
 from medcl3d.exports.source import SEED, Source
 from medcl3d.io.atomic import write_json
 
@@ -37,18 +37,25 @@ def write(source: Source, out: Path) -> list[str]:
     write_json(out / f"{NAME}.json", plans_of(source, encoder))
     write_json(out / "medcl3d.json", source.public)
     made = "trained" if decodes else "new: nnU-Net's loader requires one, and the run has none that fits"
-    return [f"{number} tensors of {type(encoder).__name__} as nnU-Net's PlainConvUNet; the decoder is {made}"]
+    theirs = network_name(source).rpartition(".")[2]
+    return [f"{number} tensors of {type(encoder).__name__} as nnU-Net's {theirs}; the decoder is {made}"]
+
+
+def network_name(source: Source) -> str:
+    """The import path of nnU-Net's network."""
+    kind = "ResidualEncoderUNet" if source.encoder_fields["residual"] else "PlainConvUNet"
+    return f"dynamic_network_architectures.architectures.unet.{kind}"
 
 
 def fitting_encoder(source: Source) -> UNet3d:
-    """The encoder. ConfigError unless nnU-Net's `PlainConvEncoder` computes the same."""
+    """The encoder. ConfigError unless an encoder of nnU-Net, plain or residual, computes the same."""
     encoder, fields = source.network.encoder, source.encoder_fields
-    remedy = "pretrain `encoder: {unet3d: {residual: false, norm: instance, strides: [1, ...]}}`"
+    remedy = "pretrain `encoder: {unet3d: {resenc: true, norm: instance, strides: [1, ...]}}`"
     if not isinstance(encoder, UNet3d):
         source.refuse("nnunet", f"nnU-Net has no {source.encoder_name}", remedy)
-    if fields["residual"]:
+    if fields["residual"] and not fields.get("resenc"):
         why = "unet3d strides its shortcuts by convolutions, nnU-Net's residual blocks by pooling"
-        source.refuse("nnunet", why, remedy)
+        source.refuse("nnunet", why, f"{remedy}, or with residual: false")
     wrong = [
         f"{name} = {fields[name]!r}, nnU-Net has {needed!r}"
         for name, needed in (("norm", "instance"), ("act", "leakyrelu"))
@@ -64,10 +71,17 @@ def fitting_encoder(source: Source) -> UNet3d:
 def encoder_weights(source: Source) -> dict[str, Tensor]:
     """The encoder under nnU-Net's names, which the decoder of its U-Nets repeats."""
     found: dict[str, Tensor] = {}
-    stages: Any = fitting_encoder(source).stages
+    encoder = fitting_encoder(source)
+    if encoder.stem is not None:
+        conv, norm, _ = cast(Any, encoder.stem)
+        found |= _conv("encoder.stem.convs.0", reversed_axes(conv.conv.weight), norm.weight, norm.bias)
+    stages: Any = encoder.stages
     for i, stage in enumerate(stages):
         for j, block in enumerate(stage):
-            found |= _block(block, f"encoder.stages.{i}.0.convs", CONVS_PER_BLOCK * j)
+            if isinstance(block, PooledResBlock):
+                found |= _residual_block(block, f"encoder.stages.{i}.blocks.{j}")
+            else:
+                found |= _block(block, f"encoder.stages.{i}.0.convs", CONVS_PER_BLOCK * j)
     return found | {f"decoder.{name}": tensor for name, tensor in found.items()}
 
 
@@ -129,9 +143,23 @@ def _block(block: nn.Module, prefix: str, first: int) -> dict[str, Tensor]:
     return found
 
 
-def _conv(name: str, weight: Tensor, scale: Tensor, shift: Tensor) -> dict[str, Tensor]:
+def _residual_block(block: PooledResBlock, prefix: str) -> dict[str, Tensor]:
+    """The convolutions of a residual block; that of the shortcut, which has no bias, follows its pooling."""
+    state = block.state_dict()
+    skip = 0 if isinstance(block.pool, nn.Identity) else 1
+    names = {1: "conv1", 2: "conv2", 3: f"skip.{skip}"}
+    found: dict[str, Tensor] = {}
+    for c, name in names.items():
+        if f"conv{c}.conv.weight" in state:
+            weight = reversed_axes(state[f"conv{c}.conv.weight"])
+            scale, shift = state[f"norm{c}.weight"], state[f"norm{c}.bias"]
+            found |= _conv(f"{prefix}.{name}", weight, scale, shift, bias=c < 3)
+    return found
+
+
+def _conv(name: str, weight: Tensor, scale: Tensor, shift: Tensor, *, bias: bool = True) -> dict[str, Tensor]:
     """A convolution and its norm; the bias of the convolution is 0, since the norm removes it."""
-    conv = {"weight": weight, "bias": weight.new_zeros(len(weight))}
+    conv = {"weight": weight, "bias": weight.new_zeros(len(weight))} if bias else {"weight": weight}
     norm = {"weight": scale.detach(), "bias": shift.detach()}
     modules = {"conv": conv, "norm": norm, "all_modules.0": conv, "all_modules.1": norm}
     return {f"{name}.{m}.{key}": value for m, values in modules.items() for key, value in values.items()}
@@ -197,15 +225,20 @@ def plans_of(source: Source, encoder: UNet3d) -> dict[str, Any]:
 def architecture_of(source: Source, encoder: UNet3d) -> dict[str, Any]:
     """The network of the plans."""
     stages: Any = encoder.stages
+    depth = (
+        {"n_blocks_per_stage": [len(stage) for stage in stages]}
+        if encoder.stem is not None
+        else {"n_conv_per_stage": [CONVS_PER_BLOCK * len(stage) for stage in stages]}
+    )
     return {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "network_class_name": network_name(source),
         "arch_kwargs": {
             "n_stages": len(stages),
             "features_per_stage": list(encoder.channels),
             "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [_back(kernel) for kernel in _kernels(source)],
             "strides": [_back(stride) for stride in _strides(encoder)],
-            "n_conv_per_stage": [CONVS_PER_BLOCK * len(stage) for stage in stages],
+            **depth,
             "n_conv_per_stage_decoder": [CONVS_PER_BLOCK] * (len(stages) - 1),
             "conv_bias": True,
             "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",

@@ -28,7 +28,6 @@ from medcl3d.downstream.transfer import load_weights
 from medcl3d.exports.export import FORMATS, export
 from medcl3d.exports.source import Source
 from tests.exports.conftest import FROZEN, RunMaker
-from tests.reference.plain_conv_unet import PlainConvUNet
 
 SMALL_CROP = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
 PATIENTS = json.loads((FROZEN / "pretrain" / "encoder.json").read_text())["pretraining_patients"]
@@ -187,18 +186,34 @@ def test_an_encoder_under_the_names_of_monai(make_run: RunMaker, tmp_path: Path,
     assert largest < 1e-5
 
 
+def network_of(architecture: dict[str, Any]) -> Any:
+    """The network of a plans file, from nnU-Net's library, in evaluation mode with outputs of all scales."""
+    pytest.importorskip("dynamic_network_architectures")
+    fields = dict(architecture["arch_kwargs"])
+    for name in architecture["_kw_requires_import"]:
+        fields[name] = fields[name] and pydoc.locate(fields[name])
+    constructor: Any = pydoc.locate(architecture["network_class_name"])
+    network = constructor(input_channels=1, num_classes=3, deep_supervision=True, **fields)
+    return network.eval()
+
+
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize(("segments", "decoder"), [(False, False), (False, True), (True, True)])
 def test_nnunet_computes_the_maps_of_a_crop_with_reversed_axes(
-    make_run: RunMaker, tmp_path: Path, segments: bool, decoder: bool
+    make_run: RunMaker, tmp_path: Path, segments: bool, decoder: bool, residual: bool
 ) -> None:
-    run = make_run("unet3d", segments=segments, decoder=decoder, blocks=[1, 2, 1])
+    fields = {"blocks": [1, 2, 1], "residual": residual, "resenc": residual}
+    run = make_run("unet3d", segments=segments, decoder=decoder, **fields)
     out = export(run, "nnunet", tmp_path / "out")
     weights = torch.load(out / "checkpoint.pth", weights_only=True)["network_weights"]
     plan = json.loads((out / "medcl3dPlans.json").read_text())["configurations"]["3d_fullres"]
     assert plan["spacing"] == [2.0, 1.5, 1.0]
     kwargs = plan["architecture"]["arch_kwargs"]
-    assert kwargs["strides"] == [[1, 1, 1], [2, 2, 1], [2, 2, 2]] and kwargs["n_conv_per_stage"] == [2, 4, 2]
-    theirs = PlainConvUNet(1, 3, kwargs).eval()
+    assert kwargs["strides"] == [[1, 1, 1], [2, 2, 1], [2, 2, 2]]
+    assert kwargs["n_blocks_per_stage" if residual else "n_conv_per_stage"] == (
+        [1, 2, 1] if residual else [2, 4, 2]
+    )
+    theirs = network_of(plan["architecture"])
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     assert not unexpected and not [key for key in missing if segments or ".seg_layers." not in key]
     source = Source.of(run)
@@ -208,9 +223,11 @@ def test_nnunet_computes_the_maps_of_a_crop_with_reversed_axes(
         features = source.network(crops)
         for ours, other in zip(features.maps, maps, strict=True):
             torch.testing.assert_close(ours, other.permute(0, 1, 4, 3, 2), rtol=1e-4, atol=1e-5)
-        decoded, logits = theirs.decoder(maps)
+        found: list[torch.Tensor] = []
+        theirs.decoder.stages[-1].register_forward_hook(lambda *given: found.append(given[2]))
+        logits = theirs.decoder(maps)[0]
         if decoder:
-            back = decoded.permute(0, 1, 4, 3, 2)
+            back = found[0].permute(0, 1, 4, 3, 2)
             torch.testing.assert_close(features.decoded, back, rtol=1e-4, atol=1e-5)
         if segments:
             back = logits.permute(0, 1, 4, 3, 2)
