@@ -19,12 +19,15 @@ from medcl3d.config.registry import Registry, registry_of
 from medcl3d.config.suggestions import nearest
 from medcl3d.core.errors import ConfigError
 from medcl3d.datasets.public_sets import find_set, known_sets
+from medcl3d.layouts import LAYOUTS
 
 
 def names_of(kind: str) -> list[str]:
     """All names of one kind. ConfigError for an unknown kind."""
     if kind == "sets":
         return sorted(known_sets())
+    if kind == "layouts":
+        return sorted(LAYOUTS)
     return packaged_names() if kind == "configs" else _registry(kind).names()
 
 
@@ -36,6 +39,7 @@ WHAT_KINDS_ARE = {
     "sources": "formats that `medcl3d prepare` reads",
     "tasks": "what a fine-tuning or an evaluation predicts",
     "sets": "public data sets that `medcl3d download` downloads",
+    "layouts": "published weights of other projects that `init` can name",
     "configs": "packaged configurations",
 }
 
@@ -54,6 +58,8 @@ def _description(kind: str, name: str) -> str:
     """The first line of a docstring, the content of a set, or the comment that a file begins with."""
     if kind == "sets":
         return find_set(name).holds
+    if kind == "layouts":
+        return LAYOUTS[name].about
     if kind == "configs":
         first = find_config(name).read_text(encoding="utf-8").partition("\n")[0]
         return first.removeprefix("# ") if first.startswith("#") else ""
@@ -70,6 +76,8 @@ def explain(kind: str, name: str) -> str:
     if kind == "sets":
         return find_set(name).about()
     _known(name, names_of(kind), kind)
+    if kind == "layouts":
+        return LAYOUTS[name].explained(name)
     if kind == "configs":
         return find_config(name).read_text(encoding="utf-8").rstrip()
     registry = _registry(kind)

@@ -209,7 +209,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (done.exit_code, done.stderr) == (130, "medcl3d: interrupted\n")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "sets", "configs"])
+@pytest.mark.parametrize("kind", [*KINDS, "sets", "layouts", "configs"])
 def test_list_names_and_describes_all_components(kind: str) -> None:
     lines = medcl3d("list", kind).stdout.splitlines()
     assert lines
@@ -222,7 +222,7 @@ def test_list_names_and_describes_all_components(kind: str) -> None:
 
 def test_list_alone_names_the_kinds() -> None:
     lines = medcl3d("list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [*KINDS, "sets", "configs"]
+    assert [line.split()[0] for line in lines] == [*KINDS, "sets", "layouts", "configs"]
 
 
 def test_list_shows_fields_with_types_and_defaults() -> None:
