@@ -37,22 +37,27 @@ from medcl3d.downstream.probes import (
     ScanRetrieval,
     finite,
 )
-from medcl3d.downstream.results import finish
+from medcl3d.downstream.results import finish, record_init
 from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
 from medcl3d.downstream.transfer import (
     SCRATCH,
+    Init,
     Transfer,
+    Transferred,
     after_step,
     load_weights,
     read_sidecar,
+    source_of,
     weights_path,
 )
+from medcl3d.downstream.unlike_pretraining import unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.io.disk_space import require_writable
+from medcl3d.layouts.foreign import ForeignWeights
 from medcl3d.store.scan_selection import DataConfig, pretraining_scans, split_of
 from medcl3d.store.splits import Measured, Split
 from medcl3d.store.store import Store
@@ -67,7 +72,8 @@ class EvaluateConfig:
     encoder       the network, as in the pretraining
     out_dir       the run folder
     init          scratch (an untrained encoder: the control), the run folder of a pretraining, RUN@STEP
-                  (after a step of `train.keep_steps`), or its encoder.safetensors
+                  (after a step of `train.keep_steps`), or its encoder.safetensors; or weights of another
+                  project, as `{weights: FILE, layout: NAME, saw: unknown}`
     step          the same step as its own field, so that a comparison can vary it; no effect on scratch
     task          a task with classes or findings; linear and knn are trained on its training examples
                   and evaluated on its test examples
@@ -87,7 +93,7 @@ class EvaluateConfig:
     data: DataConfig
     encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
     out_dir: Path
-    init: str = SCRATCH
+    init: Init = SCRATCH
     step: PositiveInt | None = None
     task: choice_in_list(TASKS) | None = None  # type: ignore[valid-type]
     num_labelled: PositiveInt | None = None
@@ -105,7 +111,7 @@ class EvaluateConfig:
     seed: Seed = 0
 
     @property
-    def source(self) -> str:
+    def source(self) -> Init:
         """`init`, with the step."""
         return after_step(self.init, self.step)
 
@@ -128,27 +134,37 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             raise ConfigError(problem="evaluate runs in one process", remedy="start it without torchrun")
         parts = assemble(config)
         origin = "untrained" if config.init == SCRATCH else f"from {config.source}"
-        say("\n".join([f"{config.encoder.name}, frozen, {origin}", *parts.notes]))
+        notes = [f"  {note}" for note in parts.notes]
+        say("\n".join([f"{config.encoder.name}, frozen, {origin}", *notes]))
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
         with run_of(config, config.out_dir, parts.store, "evaluate", config.precision, device) as run:
             if run is not None:
                 run.status("running", 0)
+                record_init(run, parts.transferred)
                 finish(run, *measure(parts, device), config, 0)
     return config.out_dir
 
 
 @plain_dataclass(frozen=True)
 class FrozenEvaluation:
-    """All parts of an evaluation, built from its configuration; notes: lines on the loaded weights."""
+    """All parts of an evaluation, built from its configuration; transferred: the loaded weights."""
 
     config: EvaluateConfig
     store: Store
     split: Split
     task: Probed | None
     network: Network
-    notes: tuple[str, ...] = ()
+    transferred: Transferred | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines on the loaded weights."""
+        if self.transferred is None:
+            return []
+        warnings = unlike_pretraining(self.store, self.transferred.sidecar)
+        return [*self.transferred.notes, *(f"warning: {text}" for text in warnings)]
 
 
 def assemble(config: EvaluateConfig) -> FrozenEvaluation:
@@ -166,19 +182,20 @@ def assemble(config: EvaluateConfig) -> FrozenEvaluation:
     check_patch_size(network, config.data.patch_size)
     if config.retrieval is not None and config.retrieval.central_patch is not None:
         check_patch_size(network, config.retrieval.central_patch, "retrieval.central_patch")
-    notes: tuple[str, ...] = ()
+    loaded = None
     if config.init != SCRATCH:
         part: Transfer = "all" if decoder else "encoder"
-        loaded = load_weights(network, Path(config.source), part, split.held_out, store)
-        notes = tuple(f"  {note}" for note in loaded.notes)
+        loaded = load_weights(network, source_of(config.source), part, split.held_out, store)
     if config.dense:
         DenseEncoder.check(network, config.voxel_features)
-    return FrozenEvaluation(config, store, split, task, network, notes)
+    return FrozenEvaluation(config, store, split, task, network, loaded)
 
 
-def _has_decoder(init: str) -> bool:
+def _has_decoder(init: Init) -> bool:
     """Whether a pretraining trained a decoder."""
-    return init != SCRATCH and bool(read_sidecar(weights_path(Path(init))).get("decoder"))
+    if init == SCRATCH or isinstance(init, ForeignWeights):
+        return False
+    return bool(read_sidecar(weights_path(Path(init))).get("decoder"))
 
 
 def _of_task(config: EvaluateConfig) -> bool:

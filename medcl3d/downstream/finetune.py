@@ -24,10 +24,19 @@ from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
-from medcl3d.downstream.results import SCHEMA, finish
+from medcl3d.downstream.results import SCHEMA, finish, record_init
 from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
-from medcl3d.downstream.transfer import SCRATCH, Transfer, Transferred, after_step, load_weights
+from medcl3d.downstream.transfer import (
+    SCRATCH,
+    Init,
+    Transfer,
+    Transferred,
+    after_step,
+    load_weights,
+    source_of,
+)
+from medcl3d.downstream.unlike_pretraining import median_spacing, unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
 from medcl3d.io.disk_space import require_writable
@@ -41,7 +50,6 @@ from medcl3d.training.options import FitOptions, check_options, warmup_warning
 from medcl3d.training.run_folder import RunFolder, run_of, versions
 from medcl3d.views import VIEWS, ViewRecipe
 
-SPACING_TOLERANCE = 0.1
 NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})
 
 
@@ -55,7 +63,8 @@ class FinetuneConfig:
     train         steps, samples per step, optimiser
     out_dir       the run folder
     init          scratch, the run folder of a pretraining, RUN@STEP (after a step of `train.keep_steps`), or
-                  its encoder.safetensors
+                  its encoder.safetensors; or weights of another project, as `{weights: FILE, layout: NAME,
+                  saw: unknown}`
     step          the same step as its own field, so that a comparison can vary it; no effect on scratch
     freeze        encoder: only the decoder and the head are trained
     transfer      what to load: the encoder, or all (with the decoder); ignored for scratch
@@ -75,7 +84,7 @@ class FinetuneConfig:
     encoder: choice_of(ENCODERS)  # type: ignore[valid-type]
     train: FitOptions
     out_dir: Path
-    init: str = SCRATCH
+    init: Init = SCRATCH
     step: PositiveInt | None = None
     transfer: Transfer = "encoder"
     freeze: Literal["encoder"] | None = None
@@ -86,7 +95,7 @@ class FinetuneConfig:
     seed: Seed = 0
 
     @property
-    def source(self) -> str:
+    def source(self) -> Init:
         """`init`, with the step."""
         return after_step(self.init, self.step)
 
@@ -141,7 +150,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
     transferred = (
         None
         if config.init == SCRATCH
-        else load_weights(network, Path(config.source), config.transfer, split.held_out, store)
+        else load_weights(network, source_of(config.source), config.transfer, split.held_out, store)
     )
     if config.freeze:
         network.encoder.requires_grad_(False)
@@ -196,6 +205,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         precision = config.train.precision
         with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:
             if run is not None:
+                record_init(run, parts.transferred)
                 train_model(parts, run, device)
                 measure(parts, run, device)
     return config.out_dir
@@ -287,18 +297,13 @@ def sidecar(parts: Finetuning) -> dict[str, Any]:
         "patch_size": list(config.data.patch_size),
         "precision": config.train.precision,
         "intensity": store.intensity(),
-        "init": config.source,
+        "init": plain(config.source),
         "pretraining_patients": parts.transferred.sidecar["pretraining_patients"]
         if parts.transferred
         else [],
         "training_patients": list(parts.labelled),
         "provenance": {"data": store.fingerprint(), **versions()},
     }
-
-
-def median_spacing(store: Store) -> list[float]:
-    """Voxel size in mm along each axis, median over the scans of a store."""
-    return [float(value) for value in np.median(store.collection.spacings, axis=0)]
 
 
 def summary(parts: Finetuning) -> str:
@@ -319,18 +324,3 @@ def summary(parts: Finetuning) -> str:
     lines += [f"  {note}" for note in parts.transferred.notes]
     warnings = unlike_pretraining(parts.store, parts.transferred.sidecar)
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])
-
-
-def unlike_pretraining(store: Store, pretrained: dict[str, Any]) -> list[str]:
-    """Differences from pretraining that affect the weights: voxel size, intensity normalisation."""
-    found = []
-    theirs, ours = pretrained.get("spacing_mm"), median_spacing(store)
-    if theirs and not np.allclose(theirs, ours, rtol=SPACING_TOLERANCE):
-        found.append(
-            f"pretrained at {theirs} mm per voxel, these scans have {ours}; prepare them with spacing_mm as "
-            "in pretraining"
-        )
-    kinds = [options.get("kind") for options in (pretrained.get("intensity") or {}, store.intensity())]
-    if kinds[0] and kinds[0] != kinds[1]:
-        found.append(f"pretrained on intensities of kind {kinds[0]}, these scans are prepared as {kinds[1]}")
-    return found

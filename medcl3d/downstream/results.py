@@ -7,14 +7,17 @@ from math import isfinite
 from typing import Any
 
 from medcl3d.config.plain import plain
-from medcl3d.distributed.collectives import say
+from medcl3d.distributed.collectives import rank, say
 from medcl3d.downstream.few_cases import few_case_notes
 from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.transfer import Transferred
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
 from medcl3d.training.run_folder import RunFolder
 
 SCHEMA = 1
+INIT = "init.json"
+"""File of a run folder: what is known about weights of another project from which the run started."""
 
 
 def finish(run: RunFolder, found: Evaluation, split: dict[str, list[str]], config: Any, step: int) -> None:
@@ -27,6 +30,12 @@ def finish(run: RunFolder, found: Evaluation, split: dict[str, list[str]], confi
     for line in few_case_notes(found.few, len(split["labelled"])):
         say(f"  note: {line}")
     run.status("done", step)
+
+
+def record_init(run: RunFolder, transferred: Transferred | None) -> None:
+    """Write what is known about the weights of another project, if the run starts from such."""
+    if transferred is not None and "layout" in transferred.sidecar and rank() == 0:
+        write_json(run.path / INIT, transferred.sidecar)
 
 
 def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, DataError, Word
 from medcl3d.encoders.network import Network
+from medcl3d.layouts.foreign import UNKNOWN, ForeignWeights, foreign_encoder
 from medcl3d.store.content_hashes import scans_with_content
 from medcl3d.store.store import Store
 from medcl3d.training.run_folder import WEIGHTS_HASH, read_status
@@ -29,6 +30,7 @@ SCRATCH = "scratch"  # `init` without a pretraining
 WITHHELD = "withheld"  # the patients of pretraining, in an export
 WEIGHTS = "encoder.safetensors"
 RUN = f"use the run folder of a pretraining, its {WEIGHTS}"
+SAW_UNKNOWN = "it is unknown which patients these weights were trained on; test patients may be among them"
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 
 
@@ -42,7 +44,7 @@ class Transferred:
 
 def load_weights(
     network: Network,
-    source: Path,
+    source: Path | ForeignWeights,
     transfer: Transfer,
     test_patients: Iterable[str] = (),
     store: Store | None = None,
@@ -50,7 +52,7 @@ def load_weights(
     """Load a pretrained encoder (`all`: with its decoder) into `network`, in place.
 
     source         the run folder of a pretraining, its weights after a step (``RUN@STEP``), or its
-                   encoder.safetensors with encoder.json in the same folder
+                   encoder.safetensors with encoder.json in the same folder; or weights of another project
     test_patients  patients that pretraining must not have used
     store          store of their scans, whose content pretraining must not have used either, under any ids
 
@@ -60,15 +62,21 @@ def load_weights(
     first weights are repeated n / c times and divided by n / c, so that n / c copies of the same channels
     give the same output.
     """
-    path = weights_path(Path(source))
-    sidecar = read_sidecar(path)
     test_patients = frozenset(test_patients)
-    _refuse_test_patients(path, sidecar, test_patients)
-    unverified = _refuse_test_scans(path, sidecar, test_patients, store)
+    if isinstance(source, ForeignWeights):
+        path, foreign = source.weights, foreign_encoder(source)
+        sidecar, found = foreign.sidecar, {f"encoder.{name}": one for name, one in foreign.weights.items()}
+        _refuse_patients(path, sidecar["pretraining_patients"], test_patients)
+        unverified = [*foreign.notes, *_of_unknown_origin(path, sidecar)]
+    else:
+        path = weights_path(Path(source))
+        sidecar = read_sidecar(path)
+        _refuse_test_patients(path, sidecar, test_patients)
+        unverified = _refuse_test_scans(path, sidecar, test_patients, store)
+        found = read_weights(path, sidecar, f"use the {WEIGHTS} of a pretraining")
     if transfer == "all":
         _require_decoders(path, sidecar, network)
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
-    found = read_weights(path, sidecar, f"use the {WEIGHTS} of a pretraining")
     weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
     own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
@@ -109,9 +117,20 @@ def _of_parts(weights: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, 
     return {name: tensor for name, tensor in weights.items() if name.partition(".")[0] in parts}
 
 
-def after_step(init: str, step: int | None) -> str:
-    """`init` with a step of its pretraining (RUN@STEP); scratch has no steps."""
-    return init if step is None or init == SCRATCH else f"{init}@{step}"
+Init = str | ForeignWeights
+"""Where weights come from: scratch, a pretraining, or a file of another project."""
+
+
+def after_step(init: Init, step: int | None) -> Init:
+    """`init` with a step of its pretraining (RUN@STEP); scratch and foreign weights have no steps."""
+    if step is None or init == SCRATCH or isinstance(init, ForeignWeights):
+        return init
+    return f"{init}@{step}"
+
+
+def source_of(init: Init) -> Path | ForeignWeights:
+    """What `load_weights` reads, for an `init` other than scratch."""
+    return init if isinstance(init, ForeignWeights) else Path(init)
 
 
 def weights_path(source: Path) -> Path:
@@ -266,7 +285,12 @@ def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients:
     if not isinstance(sidecar.get("pretraining_patients"), list):
         problem, remedy = "lacks pretraining_patients, which may include test patients", "pretrain again"
         raise ConfigError(problem=problem, remedy=remedy, place=path.with_suffix(".json"))
-    seen = sorted(set(sidecar["pretraining_patients"]).intersection(test_patients))
+    _refuse_patients(path, sidecar["pretraining_patients"], test_patients)
+
+
+def _refuse_patients(path: Path, used: Sequence[str] | str, test_patients: Collection[str]) -> None:
+    """DataError if pretraining used test patients; patients that are unknown are not refused."""
+    seen = [] if used == UNKNOWN else sorted(set(used).intersection(test_patients))
     if seen:
         raise DataError(
             path,
@@ -274,6 +298,13 @@ def _refuse_test_patients(path: Path, sidecar: Mapping[str, Any], test_patients:
             "pretrain on the training patients of this split (patients of another collection need "
             "different ids)",
         )
+
+
+def _of_unknown_origin(path: Path, sidecar: Mapping[str, Any]) -> list[str]:
+    """A note if the patients that the weights have seen are unknown."""
+    if sidecar["pretraining_patients"] != UNKNOWN:
+        return []
+    return [f"{path}: {SAW_UNKNOWN}"]
 
 
 def _refuse_test_scans(
