@@ -22,6 +22,7 @@ from medcl3d.comparison.analysis.compared_arms import (
     runs_of,
 )
 from medcl3d.comparison.analysis.conclusion_values import SCHEMA, conclusion
+from medcl3d.comparison.analysis.foreign_weights import foreign_weights
 from medcl3d.comparison.analysis.incomplete_runs import incomplete_runs
 from medcl3d.comparison.analysis.results import (
     also_differing,
@@ -202,6 +203,7 @@ def _report(
         *undefined(table, config),
         *also_differing(used),
         *check_provenance(runs),
+        *foreign_weights(used),
         *few_training_cases(used),
     ]
     config.report_dir.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ CONTROL_NOTES: dict[ArmType, str] = {
     "placebo": " (a placebo: its signal columns are permuted)",
     "mae": " (which has no pairs)",
     "scratch": " (not pretrained)",
+    "foreign": " (weights of another project)",
     "augmented": " (which chooses no pairs)",
 }
 """Text after the name of a control in a sentence."""

@@ -8,11 +8,12 @@ from typing import Literal
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run
 
-ArmType = Literal["pairs", "scratch", "augmented", "placebo", "mae"]
+ArmType = Literal["pairs", "scratch", "foreign", "augmented", "placebo", "mae"]
 """Type of an arm.
 
 pairs      pretrained with a choice of pairs
 scratch    not pretrained
+foreign    starts from weights that another project has published
 augmented  pretrained with two augmentations of one crop: no choice of pairs
 placebo    pretrained with the signal columns of its strategy permuted
 mae        pretrained to reconstruct masked blocks: no pairs
@@ -33,4 +34,4 @@ def arm_types_of(runs: Sequence[Run], config: CompareConfig) -> dict[str, ArmTyp
             return "placebo"
         return "augmented" if "augmented_views" in fields.get("pairs", {}) else "pairs"
 
-    return {name: kind(arm.pretraining) for name, arm in config.arms.items()}
+    return {name: "foreign" if arm.init else kind(arm.pretraining) for name, arm in config.arms.items()}

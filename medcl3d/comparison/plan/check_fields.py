@@ -63,6 +63,9 @@ def _references(config: CompareConfig) -> Problems:
             yield "family", f"{arm!r} is not an arm other than the reference, listed once; {known}"
     known = ", ".join(config.pretrainings)
     for arm, of in config.arms.items():
+        if of.pretraining is not None and of.init is not None:
+            problem = "an arm starts from a pretraining or from weights of another project; remove one"
+            yield f"arms.{arm}.init", problem
         if of.pretraining is not None and of.pretraining not in config.pretrainings:
             problem = f"no pretraining is named {of.pretraining!r}; use one of {known}"
             yield f"arms.{arm}.pretraining", problem

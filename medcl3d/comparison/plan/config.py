@@ -15,6 +15,7 @@ from medcl3d.config.overrides import FIELDS_OF, PATHS_OF
 from medcl3d.config.renamed_fields import strict
 from medcl3d.core.errors import ConfigError
 from medcl3d.evaluation.metrics.directions import Direction, direction_of
+from medcl3d.layouts.foreign import ForeignWeights
 
 Command = Literal["pretrain", "finetune", "evaluate"]
 Control = Literal["scratch", "augmented_views", "placebo", "mae"]
@@ -66,13 +67,16 @@ class Recipe:
 
 @dataclass(frozen=True, config=STRICT)
 class Arm:
-    """One arm: starts from the encoder of a pretraining, or from scratch.
+    """One arm: starts from the encoder of a pretraining, from weights of another project, or from scratch.
 
     pretraining  name of the pretraining (default: from scratch)
+    init         weights of another project, as `{weights: FILE, layout: NAME, saw: unknown}`; usually with
+                 their encoder in `set`
     set          fields of the measuring recipe that differ in this arm: dotted key -> value
     """
 
     pretraining: str | None = None
+    init: ForeignWeights | None = None
     set: dict[str, Any] = field(default_factory=dict)
 
 

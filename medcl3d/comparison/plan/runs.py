@@ -26,6 +26,7 @@ from medcl3d.config.packaged import find_config
 from medcl3d.config.plain import differences, listed, plain
 from medcl3d.config.yaml_tree import COMMAND_LINE
 from medcl3d.core.errors import ConfigError
+from medcl3d.layouts.foreign import ForeignWeights
 
 COMMANDS: tuple[Command, ...] = get_args(Command)
 SAMPLES_OF_AN_EVALUATION = 2000  # an evaluation takes about the time of as many samples, forward and backward
@@ -120,6 +121,7 @@ def _run(
     sets: Sequence[Mapping[str, Any]],
     folder: Path,
     needs: Path | None,
+    foreign: ForeignWeights | None = None,
     *,
     seed: int,
     fold: int | None,
@@ -128,7 +130,7 @@ def _run(
     for fields in sets:
         values |= dotted(fields)
     if command != "pretrain":
-        values["init"] = "scratch" if needs is None else str(needs)
+        values["init"] = plain(foreign) if foreign else "scratch" if needs is None else str(needs)
     values |= {"seed": seed, "out_dir": str(folder), **({} if fold is None else {FOLD: fold})}
     file = find_config(str(recipe.config))
     planned = plain(load(file, values, model_of(command)))
@@ -158,7 +160,7 @@ def plan(config: CompareConfig, name: str = "comparison") -> list[Run]:
             folder = config.out_dir / measured_by / slug(arm_name) / of_cell / last
             needs = at[arm.pretraining] if arm.pretraining else None
             sets = (measurement.set, dict(cell), arm.set)
-            runs.append(run(measured_by, arm_name, cell, measurement, sets, folder, needs))
+            runs.append(run(measured_by, arm_name, cell, measurement, sets, folder, needs, arm.init))
     check_comparable(runs, config, name)
     _check_steps(runs, name)
     if config.stage == "confirm" and any(run.planned.get("measured_on") == "validation" for run in runs):

@@ -10,6 +10,7 @@ from medcl3d.comparison.plan.arm_types import ArmType
 WORDS: dict[ArmType, str] = {
     "pairs": "",
     "scratch": "control: not pretrained",
+    "foreign": "weights of another project",
     "augmented": "control: no choice of pairs",
     "placebo": "control: placebo",
     "mae": "control: no pairs",

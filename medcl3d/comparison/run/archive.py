@@ -15,13 +15,14 @@ from medcl3d.comparison.plan.runs import Run
 from medcl3d.comparison.run.execute import finished
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
+from medcl3d.downstream.results import INIT
 from medcl3d.io.atomic import open_atomic, write_text
 from medcl3d.pretraining.embedding_export import SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
 SUFFIX = ".jsonl.xz"
 RESULTS, PROVENANCE, METRICS, STATUS = "results.json", "provenance.json", "metrics.jsonl", "status.json"
-FILES = ("config.yaml", STATUS, RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT)
+FILES = ("config.yaml", STATUS, RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT, INIT)
 OF_THE_MACHINE = {PROVENANCE: ("command",), STATUS: ("host", "pid")}  # entries that do not stay
 IDENTIFYING = ("probe", "scan", "patient", "class", "predicted", "probability")  # columns of a case that stay
 
