@@ -24,6 +24,7 @@ from medcl3d.config.json_schema import resolved, type_words
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders import ENCODERS
+from medcl3d.layouts import LAYOUTS
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.pairs import PAIRS
 from medcl3d.preprocessing.options import PrepareOptions
@@ -89,6 +90,18 @@ def strategies() -> str:
 def objectives() -> str:
     """One row per objective: definition, parts of the relation, decoder, use, source."""
     return _table("objectives", "objectives", ["definition", "of the relation", "use", "source"])
+
+
+def layouts() -> str:
+    """One row per layout of published weights."""
+    head = ["layout", "weights", "becomes", "axes", "spacing in mm", "prepare with", "licence", "source"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, one in LAYOUTS.items():
+        options = " ".join(f"`{option}`" for option in one.prepare_options()) or "unknown"
+        spacing = " x ".join(f"{mm:g}" for mm in one.spacing_mm or ()) or "varies"
+        cells = [f"`{name}`", prose(one.about), f"`{one.encoder}`", one.axes or "unknown", spacing, options]
+        lines.append(f"| {' | '.join([*cells, one.licence, prose(one.source)])} |")
+    return "\n".join(lines)
 
 
 def _table(kind: str, folder: str, columns: list[str]) -> str:
@@ -159,6 +172,12 @@ def _kind(spec: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[str, Mapp
         target = resolved(only, schema)
         if "properties" in target:
             return "a group of fields", target, ""
+    groups = [target for one in options if "properties" in (target := resolved(one, schema))]
+    if len(groups) == 1 and len(options) > 1:
+        words = " or ".join(
+            "a group of fields" if resolved(one, schema) is groups[0] else type_words(one) for one in options
+        )
+        return prose(words), groups[0], ""
     return prose(type_words({**spec, "anyOf": options} if len(options) > 1 else options[0])), None, ""
 
 
@@ -194,9 +213,8 @@ def docstring(_app: Any, _what: str, _name: str, _object: Any, _options: Any, li
 
 def replaced(text: str) -> str:
     """The text of a page with its generated parts."""
-    makers: dict[str, Any] = {
-        maker.__name__: maker for maker in (commands, fields, components, strategies, objectives)
-    }
+    parts = (commands, fields, components, layouts, strategies, objectives)
+    makers: dict[str, Any] = {maker.__name__: maker for maker in parts}
     return MARK.sub(lambda mark: makers[mark[1]](*filter(None, [mark[2]])), text)
 
 

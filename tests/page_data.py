@@ -164,6 +164,16 @@ def checked(folder: Path) -> None:
     store("data/mine")(folder)
 
 
+def foreign(folder: Path) -> None:
+    """A table with scans, and weights with random values under the names of anatomix."""
+    import torch
+
+    from medcl3d.encoders.whole_unet3d import WholeUNet3d
+
+    tables(folder)
+    torch.save(WholeUNet3d(1).state_dict(), folder / "anatomix.pth")
+
+
 def fine_tuned(folder: Path) -> None:
     """runs/fine, a small segmentation, and new scans."""
     import medcl3d
@@ -223,6 +233,7 @@ def checks_torchio(names: dict[str, Any]) -> None:
 
 
 LABELS = {**SMALL, "finetune": SMALL["finetune"][:-1]}  # these pages choose the number of labels
+OWN_ENCODER = {"finetune": SMALL["finetune"][2:]}  # these pages choose the encoder
 STEPS = {**SMALL, "pretrain": tuple(one for one in SMALL["pretrain"] if "steps" not in one)}
 
 RUNS = {
@@ -239,6 +250,7 @@ RUNS = {
     "howto/see": Run(fine_tuned),
     "howto/compare": Run(store("data/mine"), {**SMALL, "compare": SMALL_COMPARISON}),
     "howto/predict": Run(fine_tuned),
+    "howto/foreign_weights": Run(foreign, OWN_ENCODER),
     "howto/extend_run": Run(store("data/mine"), STEPS),
     "howto/cluster": Run(store("data/mine")),
     "howto/editor": Run(own_configuration),

@@ -51,6 +51,12 @@ def test_every_component_has_a_heading(generated: ModuleType, kind: str) -> None
     assert re.findall(r"^### (\w+)$", generated.components(kind), re.MULTILINE) == names_of(kind)
 
 
+def test_every_layout_has_a_row_without_empty_cells(generated: ModuleType) -> None:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in generated.layouts().splitlines()[2:]]
+    assert [row[0].strip(" `") for row in rows] == names_of("layouts")
+    assert all(len(row) == len(rows[0]) and all(cell.strip() for cell in row) for row in rows)
+
+
 @pytest.mark.parametrize(("kind", "table"), [("pairs", "strategies"), ("objectives", "objectives")])
 def test_every_method_has_a_row_without_empty_cells(generated: ModuleType, kind: str, table: str) -> None:
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in getattr(generated, table)().splitlines()[2:]]
@@ -59,13 +65,10 @@ def test_every_method_has_a_row_without_empty_cells(generated: ModuleType, kind:
 
 
 def test_the_pages_contain_every_generated_part_and_every_public_name(generated: ModuleType) -> None:
-    marks = {
-        mark
-        for page in (DOCS / "reference").glob("*.md")
-        for mark in generated.MARK.findall(page.read_text())
-    }
+    marks = {mark for page in DOCS.glob("*/*.md") for mark in generated.MARK.findall(page.read_text())}
     assert {kind for name, kind in marks if name == "fields"} == {"prepare", *CONFIGS}
-    assert {name for name, _ in marks} == {"commands", "fields", "components", "strategies", "objectives"}
+    parts = {"commands", "fields", "components", "strategies", "objectives", "layouts"}
+    assert {name for name, _ in marks} == parts
     api = (DOCS / "reference" / "api.md").read_text()
     assert all(f"medcl3d.{name}" in api for name in medcl3d.__all__)
 
