@@ -392,6 +392,10 @@ def compare(
         Path | None,
         _option("--pack", "FILE.jsonl.xz", "Also write an archive of the finished runs, without weights."),
     ] = None,
+    restore: Annotated[
+        Path | None,
+        _option("--restore", "FILE.jsonl.xz", "First restore the finished runs of an archive into out_dir."),
+    ] = None,
 ) -> None:
     """Run a comparison, or its missing runs, and write the report."""
     path = config_path(config)
@@ -400,7 +404,7 @@ def compare(
     # `--from runs/*`: the shell passes the second and further folders as plain arguments.
     more = [text for text in overrides or [] if from_runs and ("=" not in text or Path(text).exists())]
     fields = [text for text in overrides or [] if text not in more]
-    run(path, fields, check, [*(from_runs or []), *map(Path, more)], pack)
+    run(path, fields, check, [*(from_runs or []), *map(Path, more)], pack, restore)
 
 
 @command

@@ -55,7 +55,7 @@ from medcl3d.comparison.report.hparams import write_hparams
 from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.overview import write_overview
 from medcl3d.comparison.report.report import write_report
-from medcl3d.comparison.run.archive import SUFFIX, is_archive, pack, unpack
+from medcl3d.comparison.run.archive import SUFFIX, UNPACKED, is_archive, pack, restore, unpack
 from medcl3d.comparison.run.execute import Launcher, Outcome, execute, kept_and_waiting, measured_before
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.lock import exclusive_start
@@ -77,12 +77,13 @@ def compare(
     check: bool = False,
     from_runs: Sequence[Path] = (),
     pack_to: Path | None = None,
+    restore_from: Path | None = None,
 ) -> Path:
     """Run a comparison, or its missing runs, and write the report. Returns the path of the report.
 
     check: print the plan and validate every configuration, but run nothing. from_runs: folders or archives
     with finished runs of this comparison, for a report without starting any run. pack_to: an archive of
-    the finished runs, written after the report.
+    the finished runs, written after the report. restore_from: an archive whose runs are not run again.
     ConfigError, DataError; after the report, Stopped on Ctrl-C or a signal, UserError if runs failed.
     """
     # The results do not depend on the output, so a comparison whose output is no longer read continues.
@@ -94,9 +95,10 @@ def compare(
     automatic = {*config.arms, *config.pretrainings} - {*written.arms, *written.pretrainings}
     runs = plan(config, str(config_path))
     check_confirmation(runs, config, str(config_path))
-    if pack_to is not None and not is_archive(pack_to):
-        problem, remedy = "not the name of an archive", f"use a name that ends in {SUFFIX}"
-        raise ConfigError(problem=problem, remedy=remedy, place=f"--pack {pack_to}")
+    for option, archive in (("--pack", pack_to), ("--restore", restore_from)):
+        if archive is not None and not is_archive(archive):
+            problem, remedy = "not the name of an archive", f"use a name that ends in {SUFFIX}"
+            raise ConfigError(problem=problem, remedy=remedy, place=f"{option} {archive}")
     report = partial(
         _report,
         config=config,
@@ -109,9 +111,12 @@ def compare(
     )
     if from_runs:
         require_writable(config.report_dir, "out_dir")
-        unpacked = config.out_dir / "unpacked"
+        unpacked = config.out_dir / UNPACKED
         roots = [unpack(root, unpacked / root.name) if is_archive(root) else root for root in from_runs]
         return report(moved(runs, config, roots))
+    if restore_from is not None and not check:
+        with exclusive_start(config.out_dir):
+            console.print(f"{restore_from}: {restore(restore_from, runs, config)} runs restored")
     for line in plan_summary(runs, config):
         console.print(line)
     if check:

@@ -43,6 +43,28 @@ def test_an_archive_gives_the_same_tables_and_figures(
     assert Path("again.jsonl.xz").read_bytes() == Path("study.jsonl.xz").read_bytes()
 
 
+def test_a_restored_comparison_runs_only_what_is_missing(comparison: Callable[..., Path]) -> None:
+    path = comparison(replicates=2)
+    compare(path)
+    expected = Path("runs/results.md").read_text()
+    shutil.rmtree("runs/finetune/simclr/num_labelled=8/seed_1")
+    compare(path, from_runs=[Path("runs")], pack_to=Path("rows.jsonl.xz"))
+    declared = Path("runs/preregistration.jsonl").read_text()
+    shutil.rmtree("runs")
+
+    compare(path, restore_from=Path("rows.jsonl.xz"))
+    assert Path("runs/results.md").read_text() == expected
+    assert Path("runs/preregistration.jsonl").read_text() == declared
+    assert not list(Path("runs/unpacked").iterdir())
+    # An archive has no weights, so the pretraining of the missing run is repeated, and no other.
+    repeated = [file.parent for file in Path("runs").rglob("encoder.safetensors")]
+    assert repeated == [Path("runs/pretrain/simclr/seed_1")]
+
+    changed = {file: file.stat().st_mtime_ns for file in Path("runs").rglob("results.json")}
+    compare(path, restore_from=Path("rows.jsonl.xz"))
+    assert {file: file.stat().st_mtime_ns for file in changed} == changed
+
+
 def test_an_archive_has_only_the_cases_of_declared_metrics(comparison: Callable[..., Path]) -> None:
     path = comparison(replicates=1)
     compare(path, pack_to=Path("a.jsonl.xz"))

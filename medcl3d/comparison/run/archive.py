@@ -12,7 +12,7 @@ from typing import Any
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import file_beside
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.execute import finished
+from medcl3d.comparison.run.execute import finished, is_done
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT
@@ -21,6 +21,7 @@ from medcl3d.pretraining.embedding_export import SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
 SUFFIX = ".jsonl.xz"
+UNPACKED = "unpacked"  # folder of a comparison for the content of archives
 RESULTS, PROVENANCE, METRICS, STATUS = "results.json", "provenance.json", "metrics.jsonl", "status.json"
 FILES = ("config.yaml", STATUS, RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT, INIT)
 OF_THE_MACHINE = {PROVENANCE: ("command",), STATUS: ("host", "pid")}  # entries that do not stay
@@ -73,6 +74,34 @@ def unpack(path: Path, folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / name, text)
     return folder
+
+
+def restore(path: Path, runs: Sequence[Run], config: CompareConfig) -> int:
+    """Write the finished runs of an archive to their planned folders, and return their number.
+
+    Folders that hold a run are kept. A pretraining of which a measurement is missing is left out with all of
+    its measurements, since an archive has no weights. DataError as in `unpack`.
+    """
+    unpacked = unpack(path, config.out_dir / UNPACKED / path.name)
+    packed = {run.folder: unpacked / run.folder.relative_to(config.out_dir) for run in runs}
+    restored = {folder: place for folder, place in packed.items() if (place / "config.yaml").is_file()}
+    again = {run.needs for run in runs if run.folder not in restored and not is_done(run)} - {None}
+    number = 0
+    for run in runs:
+        folder, place = run.folder, restored.get(run.folder)
+        if place is None or again & {folder, run.needs} or (folder / "config.yaml").exists():
+            continue
+        shutil.rmtree(folder, ignore_errors=True)  # a log without a run
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place.rename(folder)
+        number += 1
+    declared = file_beside(runs, config)
+    there = unpacked / declared.relative_to(config.out_dir)
+    if there.is_file() and not declared.exists():
+        declared.parent.mkdir(parents=True, exist_ok=True)
+        there.rename(declared)
+    shutil.rmtree(unpacked)
+    return number
 
 
 def _kept(name: str, text: str, config: CompareConfig) -> str:
