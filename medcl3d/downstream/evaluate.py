@@ -142,7 +142,7 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         with run_of(config, config.out_dir, parts.store, "evaluate", config.precision, device) as run:
             if run is not None:
                 run.status("running", 0)
-                record_init(run, parts.transferred)
+                record_init(run, parts.transferred, parts.store)
                 finish(run, *measure(parts, device), config, 0)
     return config.out_dir
 

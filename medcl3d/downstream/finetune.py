@@ -205,7 +205,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
         precision = config.train.precision
         with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:
             if run is not None:
-                record_init(run, parts.transferred)
+                record_init(run, parts.transferred, parts.store)
                 train_model(parts, run, device)
                 measure(parts, run, device)
     return config.out_dir

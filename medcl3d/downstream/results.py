@@ -11,8 +11,10 @@ from medcl3d.distributed.collectives import rank, say
 from medcl3d.downstream.few_cases import few_case_notes
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.transfer import Transferred
+from medcl3d.downstream.unlike_pretraining import unlike_pretraining
 from medcl3d.evaluation.statistics.intervals import Interval
 from medcl3d.io.atomic import write_json
+from medcl3d.store.store import Store
 from medcl3d.training.run_folder import RunFolder
 
 SCHEMA = 1
@@ -32,10 +34,11 @@ def finish(run: RunFolder, found: Evaluation, split: dict[str, list[str]], confi
     run.status("done", step)
 
 
-def record_init(run: RunFolder, transferred: Transferred | None) -> None:
+def record_init(run: RunFolder, transferred: Transferred | None, store: Store) -> None:
     """Write what is known about the weights of another project, if the run starts from such."""
     if transferred is not None and "layout" in transferred.sidecar and rank() == 0:
-        write_json(run.path / INIT, transferred.sidecar)
+        differences = unlike_pretraining(store, transferred.sidecar)
+        write_json(run.path / INIT, {**transferred.sidecar, "differences": differences})
 
 
 def results_of(found: Evaluation, split: dict[str, list[str]], config: Any) -> dict[str, Any]:

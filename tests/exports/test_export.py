@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pydoc
@@ -26,7 +27,7 @@ from medcl3d.downstream.predict.predict import predict, segment
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.exports.export import FORMATS, export
-from medcl3d.exports.source import Source
+from medcl3d.exports.source import Source, file_content
 from tests.exports.conftest import FROZEN, RunMaker
 
 SMALL_CROP = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -100,6 +101,21 @@ def test_a_folder_with_other_files_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="choose an empty folder"):
         export(FROZEN / "pretrain", "safetensors", tmp_path / "mine")
     assert files_of(out) == before
+
+
+def test_the_weights_after_a_step_are_exported(make_run: RunMaker, tmp_path: Path) -> None:
+    run = make_run("unet3d")
+    last = load_file(run / "encoder.safetensors")
+    former = {name: one + 1 for name, one in last.items()}
+    content = file_content(former)
+    (run / "encoder_5.safetensors").write_bytes(content)
+    sidecar = json.loads((run / "encoder.json").read_text())
+    sidecar |= {"step": 5, "weights_sha256": hashlib.sha256(content).hexdigest()}
+    (run / "encoder_5.json").write_text(json.dumps(sidecar))
+    found = load_file(export(Path(f"{run}@5"), "safetensors", tmp_path / "out") / "encoder.safetensors")
+    assert all(torch.equal(found[name], former[name]) for name in former)
+    with pytest.raises(ConfigError, match="has no weights after step 6, it has steps 5"):
+        export(Path(f"{run}@6"), "safetensors", tmp_path / "other")
 
 
 def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_comparison_with_a_foreign_arm(
     assert (
         "“downloaded” starts from weights of another project (anatomix.pth, layout anatomix, SHA-256" in text
     )
-    assert f"licence: MIT): {UNKNOWN}" in text
+    assert f"licence: MIT): {UNKNOWN}; pretrained on intensities with percentiles" in text
     assert "weights of another project" in text  # its type in the ranking
     conclusion = json.loads((report.parent / "conclusion.json").read_text())
     assert {arm["name"]: arm["kind"] for arm in conclusion["arms"]}["downloaded"] == "foreign"

@@ -16,7 +16,8 @@ DIGITS = 12  # of a hash, in a sentence
 
 
 def foreign_weights(runs: Sequence[Run]) -> list[str]:
-    """A sentence per arm: its file, licence, and which patients it was trained on, as far as is known.
+    """A sentence per arm: its file, licence, the patients of its training, as far as they are known, and how
+    the scans here are prepared differently.
 
     DataError if the file of an arm changed between its runs.
     """
@@ -41,4 +42,5 @@ def _sentence(arm: str, record: Mapping[str, Any]) -> str:
     else:
         saw = "they are stated not to have been trained on any of these patients"
     of = f"{record['weights']}, layout {record['layout']}, SHA-256 {record['weights_sha256'][:DIGITS]}"
-    return f"“{arm}” starts from weights of another project ({of}; licence: {record['licence']}): {saw}"
+    known = "; ".join([saw, *record["differences"]])
+    return f"“{arm}” starts from weights of another project ({of}; licence: {record['licence']}): {known}"
