@@ -74,15 +74,7 @@ def fit(
         channels_last=options.channels_last,
         compiled=options.compile,
     )
-    optimizer = build_optimizer(
-        model,
-        options.optimizer,
-        lr=options.lr,
-        weight_decay=options.weight_decay,
-        momentum=options.momentum,
-        nesterov=options.nesterov,
-        layer_decay=options.layer_decay,
-    )
+    optimizer = _optimizer_of(model, options)
     dtype = autocast_dtype(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=dtype == torch.float16)
     step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
@@ -126,14 +118,8 @@ def fit(
             if step in options.keep_steps and rank() == 0 and not failed:
                 keep(step)  # before a checkpoint, so that a resumed run has it too
             if step % options.log_every == 0 or step == options.steps or failed:
-                speed, data_wait = clock.rates(step % options.log_every or options.log_every)
-                rates = {
-                    "lr": optimizer.param_groups[0]["lr"],
-                    "gradient_norm": norm_value,
-                    "samples_per_s": speed * options.samples_per_step,
-                    "peak_memory_mb": peak_memory_mb(device),
-                    "data_wait": data_wait,
-                }
+                rates = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": norm_value}
+                rates |= _costs(clock, step % options.log_every or options.log_every, options, device)
                 watched = watch(step) if not bad_steps else {}
                 metrics = dict(zip(loss.metrics, _read(*loss.metrics.values()), strict=True))
                 run.log(step, {**metrics, **rates, **watched})
@@ -150,6 +136,28 @@ def fit(
                 raise Stopped(
                     f"{run.path}: stopped after step {step} of {options.steps}; rerun the command to resume"
                 )
+
+
+def _optimizer_of(model: nn.Module, options: FitOptions) -> torch.optim.Optimizer:
+    return build_optimizer(
+        model,
+        options.optimizer,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        momentum=options.momentum,
+        nesterov=options.nesterov,
+        layer_decay=options.layer_decay,
+    )
+
+
+def _costs(clock: StepClock, steps: int, options: FitOptions, device: torch.device) -> dict[str, float]:
+    """Speed, memory and waiting time of the last steps."""
+    speed, data_wait = clock.rates(steps)
+    return {
+        "samples_per_s": speed * options.samples_per_step,
+        "peak_memory_mb": peak_memory_mb(device),
+        "data_wait": data_wait,
+    }
 
 
 def _update(
