@@ -38,21 +38,12 @@ from medcl3d.downstream.probes import (
     finite,
 )
 from medcl3d.downstream.results import finish, record_init
+from medcl3d.downstream.run_weights import SCRATCH, Init, after_step, read_sidecar, source_of, weights_path
 from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
-from medcl3d.downstream.transfer import (
-    SCRATCH,
-    Init,
-    Transfer,
-    Transferred,
-    after_step,
-    load_weights,
-    read_sidecar,
-    source_of,
-    weights_path,
-)
+from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
 from medcl3d.downstream.unlike_pretraining import unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size

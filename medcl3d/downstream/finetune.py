@@ -25,17 +25,10 @@ from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.few_cases import few_training_cases
 from medcl3d.downstream.label_selection import labelled_scans, scans_to_test
 from medcl3d.downstream.results import SCHEMA, finish, record_init
+from medcl3d.downstream.run_weights import SCRATCH, Init, after_step, source_of
 from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
-from medcl3d.downstream.transfer import (
-    SCRATCH,
-    Init,
-    Transfer,
-    Transferred,
-    after_step,
-    load_weights,
-    source_of,
-)
+from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
 from medcl3d.downstream.unlike_pretraining import median_spacing, unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size

@@ -14,7 +14,8 @@ from medcl3d.config.loading import parse
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.transfer import RUN, load_weights, read_sidecar, weights_path
+from medcl3d.downstream.run_weights import RUN, read_sidecar, weights_path
+from medcl3d.downstream.transfer import load_weights
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.module import passing
 from medcl3d.encoders.network import Network, build_network

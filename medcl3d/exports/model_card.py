@@ -8,7 +8,7 @@ from math import isfinite
 
 import yaml
 
-from medcl3d.downstream.transfer import SCRATCH
+from medcl3d.downstream.run_weights import SCRATCH
 from medcl3d.exports.source import Source
 from medcl3d.io.json_file import read_record
 from medcl3d.training.run_folder import metrics_row

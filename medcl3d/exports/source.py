@@ -21,7 +21,8 @@ from medcl3d.datasets.pseudonymise import id_hasher
 from medcl3d.downstream.predict.predictor import WEIGHTS as MODEL
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.pretrained_encoder import load_encoder
-from medcl3d.downstream.transfer import WITHHELD, read_sidecar, read_weights, weights_path
+from medcl3d.downstream.run_weights import read_sidecar, read_weights, weights_path
+from medcl3d.downstream.seen_patients import WITHHELD
 from medcl3d.encoders.network import Network
 
 SCHEMA = 1

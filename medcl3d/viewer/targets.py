@@ -8,8 +8,8 @@ from pathlib import Path
 
 from medcl3d.core.errors import ConfigError
 from medcl3d.downstream.predict.predictor import WEIGHTS as MODEL
-from medcl3d.downstream.transfer import WEIGHTS as ENCODER
-from medcl3d.downstream.transfer import unfinished
+from medcl3d.downstream.run_weights import WEIGHTS as ENCODER
+from medcl3d.downstream.run_weights import unfinished
 
 REMEDY = "use a prepared store, the folder of a finished run, or the out_dir of a comparison"
 

@@ -20,8 +20,8 @@ from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.downstream.predict.predictor import WEIGHTS as MODEL
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.pretrained_encoder import load_encoder
-from medcl3d.downstream.transfer import WEIGHTS as ENCODER
-from medcl3d.downstream.transfer import read_sidecar
+from medcl3d.downstream.run_weights import WEIGHTS as ENCODER
+from medcl3d.downstream.run_weights import read_sidecar
 from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.json_file import read_record

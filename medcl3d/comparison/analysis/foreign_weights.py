@@ -8,7 +8,7 @@ from typing import Any
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT
-from medcl3d.downstream.transfer import SAW_UNKNOWN
+from medcl3d.downstream.seen_patients import SAW_UNKNOWN
 from medcl3d.io.json_file import read_record
 from medcl3d.layouts.foreign import UNKNOWN
 

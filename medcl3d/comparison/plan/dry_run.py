@@ -10,7 +10,7 @@ from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.config.kinds import ASSEMBLE
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, UserError, Word
-from medcl3d.downstream.transfer import WEIGHTS
+from medcl3d.downstream.run_weights import WEIGHTS
 from medcl3d.objectives import objective_type
 
 MOST_NAMED = 5

@@ -16,11 +16,12 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.distributed.precision import Precision
 from medcl3d.downstream.heads import Segmenter
+from medcl3d.downstream.run_weights import WEIGHTS as ENCODER
+from medcl3d.downstream.run_weights import read_sidecar, read_weights, unfinished
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.segmentation import Segmentation
 from medcl3d.downstream.trained_scan import identity_of, intensity_kind
-from medcl3d.downstream.transfer import WEIGHTS as ENCODER
-from medcl3d.downstream.transfer import mismatch, read_sidecar, read_weights, unfinished
+from medcl3d.downstream.transfer import mismatch
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import build_network
 
