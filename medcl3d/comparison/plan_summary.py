@@ -12,7 +12,7 @@ from medcl3d.comparison.analysis.number_text import number
 from medcl3d.comparison.analysis.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, Run
-from medcl3d.comparison.run.execute import kept_and_waiting
+from medcl3d.comparison.run.finished_runs import kept_and_waiting
 from medcl3d.comparison.run.timing import seconds_to_go
 from medcl3d.evaluation.statistics.crossed import Components, expected
 from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST

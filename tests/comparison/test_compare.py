@@ -21,7 +21,7 @@ from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.comparison.report.report import case_means
-from medcl3d.comparison.run.execute import is_done
+from medcl3d.comparison.run.finished_runs import is_done
 from medcl3d.comparison.run.signals import stopped_by_signals
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError

@@ -21,7 +21,8 @@ from medcl3d.comparison.analysis.results import check_provenance
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan
-from medcl3d.comparison.run.execute import Outcome, execute, finished, is_done, measured_before, step_of
+from medcl3d.comparison.run.execute import Outcome, execute, step_of
+from medcl3d.comparison.run.finished_runs import finished, is_done, measured_before
 from medcl3d.comparison.run.launch import INPUTS, LOG, encoder_hash
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.config.loading import load

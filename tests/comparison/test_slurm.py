@@ -17,7 +17,8 @@ from rich.console import Console
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
-from medcl3d.comparison.run.execute import execute, is_done, last_line
+from medcl3d.comparison.run.execute import execute, last_line
+from medcl3d.comparison.run.finished_runs import is_done
 from medcl3d.comparison.run.launch import COST, LOG
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.slurm import JOB, RunJob, SlurmChild, SlurmLauncher, is_queued

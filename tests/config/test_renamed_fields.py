@@ -21,7 +21,7 @@ from medcl3d.cli import app
 from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import plan
-from medcl3d.comparison.run.execute import is_done
+from medcl3d.comparison.run.finished_runs import is_done
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.kinds import KINDS
 from medcl3d.config.loading import load, parse, read_options

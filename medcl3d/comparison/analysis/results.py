@@ -16,7 +16,7 @@ from medcl3d.comparison.analysis.case_values import CaseValues, Key, by_patient,
 from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, COMPARED, Run
-from medcl3d.comparison.run.execute import finished
+from medcl3d.comparison.run.finished_runs import finished
 from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import few_cases_over_runs

@@ -12,7 +12,7 @@ from typing import Any
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import file_beside
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.execute import finished, is_done
+from medcl3d.comparison.run.finished_runs import finished, is_done
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT

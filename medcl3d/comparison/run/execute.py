@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import time
@@ -11,28 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import yaml
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, TextColumn
 
-from medcl3d.comparison.plan.runs import Run, model_of
-from medcl3d.comparison.run.launch import INPUTS, LOG, Child, encoder_hash
+from medcl3d.comparison.plan.runs import Run
+from medcl3d.comparison.run.finished_runs import is_done, kept_and_waiting, set_aside
+from medcl3d.comparison.run.launch import LOG, Child
 from medcl3d.comparison.run.signals import stop_event
 from medcl3d.comparison.run.timing import TimeEstimates
-from medcl3d.config.plain import Difference, differences, listed
-from medcl3d.core.errors import ConfigError, DataError, Stopped, UserError
-from medcl3d.io.json_file import read_record
+from medcl3d.core.errors import Stopped, UserError
 from medcl3d.io.progress import progress_bar
-from medcl3d.training.run_folder import free_fields, is_extension, with_defaults
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 120.0
 """Seconds that a run may take to save its state after a stop request."""
 STOPPED = 75
-FORMER = "_of_"
-"""Between the name of a run folder and what its former content was measured from."""
 MOST_STARTS = 50
 """Starts of one run on a cluster that stops its jobs; more count as a failure."""
 
@@ -61,109 +55,6 @@ class Outcome:
     state: Literal["done", "kept", "failed", "stopped"]
     seconds: float = 0.0
     reason: str = ""
-
-
-def is_done(run: Run) -> bool:
-    """Whether the run's folder holds this run, finished. A field that is newer than the run counts with its
-    default.
-
-    A run with fewer training steps than planned is not done, and a measurement of its encoder neither.
-    ConfigError if the folder holds another run, or one that started from another encoder; DataError if its
-    files are damaged.
-    """
-    config_file = run.folder / "config.yaml"
-    if not config_file.is_file() or _is_shorter(run, config_file):
-        return False
-    if read_record(run.folder / "status.json").get("state") != "done":
-        return False
-    if run.measures and not (run.folder / "results.json").is_file():
-        problem = "the run is done but results.json is missing"
-        raise DataError(run.folder, problem, "delete the folder to run it again")
-    if run.needs is not None and _measured_another(run):
-        if is_extended(run.needs):
-            return False
-        problem = f"started from another encoder than the current one in {run.needs}"
-        raise ConfigError(problem=f"{problem}. Delete the folder to run it again", place=run.folder)
-    return True
-
-
-def _is_shorter(run: Run, config_file: Path) -> bool:
-    """Whether a folder holds the planned run with fewer training steps.
-
-    ConfigError if it holds another run; moved runs may differ in paths only.
-    """
-    try:
-        found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problem = f"is damaged ({' '.join(str(error).split())})"
-        raise DataError(config_file, problem, "delete its folder to run it again") from None
-    free = (*free_fields(run.planned), *(("out_dir", "init") if run.moved_to else ()))
-
-    def changed(old: Any) -> list[Difference]:
-        return [found for found in differences(old, run.planned) if not found.within(free)]
-
-    # Filling in defaults takes longer than comparing, and most runs have all fields.
-    others = changed(found) and changed(with_defaults(found, model_of(run.command), config_file, quiet=True))
-    if run.moved_to is not None and run.needs is not None:
-        # The encoder was moved too. Its path below out_dir must be the planned one: else it is another arm's.
-        inside = run.needs.relative_to(run.moved_to).parts
-        if Path(str(found.get("init"))).parts[-len(inside) :] != inside:
-            others = [*others, Difference(("init",), found.get("init"), run.planned["init"])]
-    if others and all(map(is_extension, others)):
-        return True
-    if others:
-        remedy = "Delete the folder to run it again, or choose another out_dir"
-        raise ConfigError(problem=f"holds another run: {listed(others, 5)}. {remedy}", place=run.folder)
-    return False
-
-
-def _measured_another(run: Run) -> bool:
-    """Whether a measurement started from another encoder than the one that its pretraining has now."""
-    now = None if run.needs is None else encoder_hash(run.needs)
-    return now is not None and read_record(run.folder / INPUTS).get("encoder_sha256") != now
-
-
-def is_extended(pretraining: Path) -> bool:
-    """Whether a pretraining was continued with more steps than it had first."""
-    return bool(read_record(pretraining / "provenance.json").get("extended"))
-
-
-def finished(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are done, except measurements of a pretraining that is to be continued."""
-    done = {run.folder: run for run in runs if is_done(run)}
-    unfinished = {
-        run.folder
-        for run in runs
-        if not run.measures and run.folder not in done and (run.folder / "config.yaml").is_file()
-    }
-    return [run for run in done.values() if run.needs not in unfinished]
-
-
-def set_aside(run: Run) -> None:
-    """Rename the folder of a measurement that started from another encoder, as before an extension."""
-    if run.needs is None or not (run.folder / INPUTS).is_file() or not _measured_another(run):
-        return
-    extended = read_record(run.needs / "provenance.json").get("extended")
-    name = f"{run.folder.name}{FORMER}{f'{extended[-1][0]}_steps' if extended else 'another_encoder'}"
-    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
-    run.folder.rename(next(free for one in names if not (free := run.folder.with_name(one)).exists()))
-
-
-def measured_before(run: Run) -> bool:
-    """Whether results of a measurement were set aside before it was repeated."""
-    return any(run.folder.parent.glob(f"{run.folder.name}{FORMER}*/results.json"))
-
-
-def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """The runs that are done, and those to do.
-
-    A deleted pretraining is not run again if all runs that start from it are done.
-    """
-    done = {run.folder for run in finished(runs)}
-    still_needed = {run.needs for run in runs if run.folder not in done}
-    spent = {run.needs for run in runs} - still_needed
-    done |= {folder for folder in spent if folder is not None and not (folder / "config.yaml").exists()}
-    return [run for run in runs if run.folder in done], [run for run in runs if run.folder not in done]
 
 
 def last_line(path: Path) -> str:
