@@ -20,9 +20,15 @@ from medcl3d.layouts.layout import WeightsFile
 CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model", "model_state", "weights")
 """Entries of checkpoints that hold the tensors, in nnU-Net, Lightning, MONAI and other trainers."""
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
-# What checkpoints of nnU-Net and Lightning hold beside tensors: numbers of NumPy, nothing that runs code.
-SAFE = [np.ndarray, np.dtype, np._core.multiarray.scalar, np._core.multiarray._reconstruct]  # type: ignore[attr-defined]
+# What checkpoints of nnU-Net and Lightning hold beside tensors: numbers and arrays of NumPy, no code.
+SAFE: list[Any] = [np.ndarray, np.dtype]
 SAFE += [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
+for _made_by, _name in (
+    (np.float64(0).__reduce__()[0], "scalar"),
+    (np.zeros(1).__reduce__()[0], "_reconstruct"),
+):
+    # Files name the module of the NumPy that wrote them: version 1 or 2.
+    SAFE += [(_made_by, f"numpy.{core}.multiarray.{_name}") for core in ("core", "_core")]
 
 
 def read_weights_file(content: bytes, path: Path) -> WeightsFile:

@@ -29,6 +29,7 @@ from medcl3d.encoders.network import Network, build_network
 from medcl3d.layouts import LAYOUTS
 from medcl3d.layouts.foreign import ForeignWeights, LayoutName, foreign_encoder
 from medcl3d.layouts.layout import to_ras
+from medcl3d.layouts.weights_file import read_weights_file
 
 SIZE = (32, 32, 32)
 
@@ -292,6 +293,20 @@ def test_tensors_that_are_not_of_the_encoder_are_named(tmp_path: Path) -> None:
     assert foreign.notes == (
         f"{tmp_path / 'a.pth'}: 2 of {len(state)} tensors are not of the encoder and are left out: head",
     )
+
+
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_numbers_of_both_versions_of_numpy_are_read(core: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    content = {"state_dict": anatomix_state(2, 1, 2), "best": np.float64(0.5), "curve": np.arange(3.0)}
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    names = {b"numpy._core.multiarray", b"numpy.core.multiarray"}
+    written = file.getvalue()
+    for name in names:  # the protocol of this format writes names of modules in lines
+        written = written.replace(b"c" + name + b"\n", f"cnumpy.{core}.multiarray\n".encode())
+    assert f"numpy.{core}.multiarray".encode() in written
+    found = read_weights_file(written, tmp_path / "a.pth")
+    assert found.others["best"] == 0.5 and list(found.others["curve"]) == [0, 1, 2]
 
 
 class Opaque:
