@@ -56,11 +56,12 @@ test-slow: setup ## run the tests that take minutes, and each property on a thou
 mutation: setup ## list mutations in FILES that no test detects; minutes per file
 	$(FEW_THREADS) $(BIN)/python tests/mutation/run.py $(FILES)
 
-lint: setup ## check style and types
+lint: setup ## check style, types and the oldest supported Python
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vermin --quiet --no-tips --eval-annotations --target=3.10- --violations medcl3d tools
 	$(BIN)/python tests/language.py
 
 language: setup ## list phrases that tests/language.yaml replaces
