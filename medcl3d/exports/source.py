@@ -121,7 +121,7 @@ class Source:
             kept["hashed"] = {
                 name: sorted(" ".join(map(hash_id, text.split(" "))) for text in self.sidecar[name])
                 for name in HASHED
-                if name in self.sidecar
+                if isinstance(self.sidecar.get(name), list)  # patients may be unknown
             }
         kept["pretraining_patients"] = WITHHELD
         return {"schema": SCHEMA, **kept, "licence": self.licence, "medcl3d": __version__}

@@ -118,6 +118,17 @@ def test_the_weights_after_a_step_are_exported(make_run: RunMaker, tmp_path: Pat
         export(Path(f"{run}@6"), "safetensors", tmp_path / "other")
 
 
+def test_unknown_patients_are_not_hashed(make_run: RunMaker, tmp_path: Path) -> None:
+    """As of a fine-tuning that started from weights of another project."""
+    run = make_run("unet3d", segments=True)
+    sidecar = json.loads((run / "model.json").read_text()) | {"pretraining_patients": "unknown"}
+    (run / "model.json").write_text(json.dumps(sidecar))
+    out = export(run, "safetensors", tmp_path / "out", with_provenance=True)
+    exported = json.loads((out / "model.json").read_text())
+    assert set(exported["hashed"]) == {"training_patients"}
+    assert exported["pretraining_patients"] == "withheld"
+
+
 def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
