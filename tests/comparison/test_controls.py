@@ -58,6 +58,18 @@ def test_controls_are_added_by_default_and_are_not_tested() -> None:
     assert of_placebo.needs is not None and of_placebo.needs.parts[-2] == "dense_placebo"
 
 
+def test_foreign_weights_are_compared_with_their_encoder_from_scratch() -> None:
+    foreign = {"weights": "a.pth", "layout": "anatomix", "saw": "none"}
+    own = {"init": foreign, "set": {"encoder": "whole_unet3d"}}
+    arms = {"ours": {"pretraining": "dense"}, "theirs": own, "same": {"init": foreign}}
+    config = comparison(arms=arms, controls=["scratch"])
+    assert list(config.arms) == ["scratch", "scratch (theirs)", "ours", "theirs", "same"]
+    assert config.tested_arms == ("ours", "theirs", "same")
+    assert config.arms["scratch (theirs)"] == Arm(set={"encoder": "whole_unet3d"})
+    written = {**arms, "scratch": {}, "net": {"set": {"encoder": "whole_unet3d"}}}
+    assert list(comparison(arms=written, controls=["scratch"]).arms) == list(written)
+
+
 def test_augmented_views_differ_from_the_compared_arms_in_their_pairs_alone() -> None:
     config = comparison()
     planned = {run.name: run.planned for run in plan(config) if run.command == "pretrain"}

@@ -32,10 +32,22 @@ def with_controls(config: CompareConfig) -> CompareConfig:
     more |= _mae(config) if "mae" in config.controls else {}
     pretrainings = config.pretrainings | {name: recipe for name, (recipe, _) in more.items()}
     arms = dict(config.arms)
-    if "scratch" in config.controls and all(arm.pretraining is not None for arm in arms.values()):
-        arms = {"scratch": Arm(), **arms}
+    if "scratch" in config.controls:
+        arms = _scratch(arms) | arms
     arms |= {_unused(arm_name, arms): arm for name, (_, (arm_name, arm)) in more.items()}
     return replace(config, arms=arms, pretrainings=pretrainings, family=config.tested_arms)
+
+
+def _scratch(arms: dict[str, Arm]) -> dict[str, Arm]:
+    """An arm from scratch, and one for each foreign arm with fields of its own, such as its encoder."""
+    own = [arm.set for arm in arms.values() if arm.pretraining is None and arm.init is None]
+    found = {} if own else {"scratch": Arm()}
+    own = own or [{}]
+    for name, arm in arms.items():
+        if arm.init is not None and arm.set not in own:
+            own.append(arm.set)
+            found[_unused(f"scratch ({name})", arms)] = Arm(set=arm.set)
+    return found
 
 
 Controls = dict[str, tuple[Recipe, tuple[str, Arm]]]
