@@ -135,8 +135,9 @@ class CompareConfig:
     anchors  arms at 0 and 1 on the common scale of tasks, for `cross_dataset_ranking`
     controls  arms that are added if the file has none of their type: `scratch`, also with the encoder of
         weights of another project; `augmented_views`, pretrained with augmentations of one crop and so
-        without a choice of pairs, one for each way in which the arms train; the `placebo` of every strategy that has signal columns; and `mae`, which reconstructs masked
-        blocks and has no pairs. They are outside the tested family
+        without a choice of pairs, one for each way in which the arms train; the `placebo` of every strategy
+        that has signal columns; and `mae`, which reconstructs masked blocks and has no pairs. They are
+        outside the tested family
     stage  confirm, or screen: selects candidates, so nothing is tested
     screening  file of the screening that this comparison confirms: its seeds and test patients are refused
     cross_dataset_ranking  files of comparisons of the same arms on other data, whose finished results are
