@@ -36,6 +36,7 @@ from medcl3d.comparison.analysis.results import (
     progress,
     undefined,
 )
+from medcl3d.comparison.analysis.weak_placebos import weak_placebos
 from medcl3d.comparison.plan.arm_types import ArmType, arm_types_of
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.controls import with_controls
@@ -210,6 +211,7 @@ def _report(
         *also_differing(used),
         *check_provenance(runs),
         *foreign_weights(used),
+        *weak_placebos(runs, compared),
         *few_training_cases(used),
     ]
     config.report_dir.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,10 @@ class CrossModality:
     jitter_mm: NonNegative = 0.0
 
     traits: ClassVar[StrategyTraits] = StrategyTraits(
-        signal_columns=("modality",), constant_across=("sample",)
+        signal_columns=("modality",),
+        weak_placebo="two scans of a session mostly differ in modality after any permutation; compare with "
+        "same_patient and augmented_views",
+        constant_across=("sample",),
     )
 
     def anchors(self, collection: Collection) -> Anchors:

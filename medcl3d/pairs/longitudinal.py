@@ -43,7 +43,9 @@ class Longitudinal:
     jitter_mm: NonNegative = 0.0
 
     traits: ClassVar[StrategyTraits] = StrategyTraits(
-        signal_columns=("session_days",), constant_across=("sample", "patient")
+        signal_columns=("session_days",),
+        weak_placebo="it draws nearly the same pairs, with other weights; compare with same_patient",
+        constant_across=("sample", "patient"),
     )
 
     def anchors(self, collection: Collection) -> Anchors:

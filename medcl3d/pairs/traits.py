@@ -29,6 +29,7 @@ class StrategyTraits:
     """What a strategy declares besides its methods.
 
     signal_columns    key columns that carry the signal: a placebo permutes them (none: no placebo exists)
+    weak_placebo      why a placebo of this strategy changes little ("": it does not), which reports state
     signal_weights    the parts of the relation ("positive", "negative", "budget") that carry the signal. An
                       objective that uses none of them is refused
     budget_weight     weight in the loss of the pairs with a budget (0: the relation has no budget)
@@ -57,6 +58,7 @@ class StrategyTraits:
     """
 
     signal_columns: tuple[str, ...] = ()
+    weak_placebo: str = ""
     signal_weights: frozenset[str] = frozenset({"positive", "negative"})
     budget_weight: float = 0.0
     constant_across: tuple[str, ...] | None = None
