@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing.queues
+import os
 import signal
+import traceback
 from collections.abc import Iterator
+from itertools import chain
+from types import FrameType
 from typing import Any
 
 import torch
@@ -11,8 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcl3d.core.errors import MachineError
 from medcl3d.io.shared_memory import REMEDY, num_bytes, refuse_too_little, shared_memory_now
+from medcl3d.io.signals import handled
 
 WORKER_TIMEOUT_S = 300
+FULL = errno.ENOSPC
+"""Exit code of a worker for which shared memory has no space."""
 
 
 def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) -> Iterator[Any]:
@@ -32,20 +41,20 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         num_workers=workers,
         timeout=WORKER_TIMEOUT_S if workers else 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_stop_signals,
+        worker_init_fn=_in_worker,
     )
     try:
         ahead = iter(loader)  # the workers begin
-        while first:
-            yield first.pop()
-        yield from ahead
+        items = chain((first.pop() for _ in range(len(first))), ahead)
+        yield from _failing_in_time(items) if workers else items
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        first_line = str(error).splitlines()[0]
+        first_line = str(error).splitlines()[0].strip()
         full = shared_memory_now(size)
         # What ended the worker is either the error itself or the one that it was raised from.
-        if full or "shared memory" in f"{error} {error.__cause__}":
+        reasons = f"{error} {error.__cause__}"
+        if full or "shared memory" in reasons or f"exit code {FULL}." in reasons:
             raise MachineError(first_line, full or f"shared memory is full; {REMEDY}") from error
         raise MachineError(
             problem=f"{first_line}; was it out of memory, or killed? Fewer train.workers need less",
@@ -53,7 +62,45 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         ) from error
 
 
-def _ignore_stop_signals(_: int) -> None:
-    """A terminal sends Ctrl-C and SIGHUP to workers too; the main process then still needs them to save."""
+def _failing_in_time(ahead: Iterator[Any]) -> Iterator[Any]:
+    """The same items, and torch's error of a worker that died only while one is requested.
+
+    torch raises it in a handler of SIGCHLD, so anywhere: also where other errors are expected.
+    """
+    fail: Any = signal.getsignal(signal.SIGCHLD)
+    is_requested = has_ended = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal has_ended
+        has_ended = True
+        if is_requested:
+            fail(number, frame)
+
+    with handled([signal.SIGCHLD], handler):
+        while True:
+            is_requested = True
+            try:
+                if has_ended:
+                    fail(signal.SIGCHLD, None)
+                item = next(ahead, None)
+            finally:
+                is_requested = False
+            if item is None:
+                return
+            yield item
+
+
+def _in_worker(_: int) -> None:
+    """Prepare a worker process."""
+    # A terminal sends Ctrl-C and SIGHUP to workers too; the main process then still needs them to save.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # A batch that cannot be passed on would be lost, and the main process would wait for it.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_worker)  # type: ignore[attr-defined]
+
+
+def _end_worker(error: Exception, batch: Any) -> None:
+    """End this worker, so that the main process receives a signal."""
+    if "shared memory" not in str(error):
+        traceback.print_exception(error)
+    os._exit(FULL if "shared memory" in str(error) else 1)

@@ -238,6 +238,15 @@ def test_a_worker_that_dies_is_said_with_what_would_do(number: signal.Signals, r
     assert "\n" not in str(caught.value)
 
 
+def test_a_worker_that_dies_is_an_error_of_the_next_batch() -> None:
+    """Not of the code between two batches, which may handle errors of its own."""
+    batches = batches_from(Dying(signal.SIGKILL), 4, 1, 0)
+    assert next(batches) == 0
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the worker has ended
+    with pytest.raises(MachineError, match="the same command resumes"):
+        next(batches)
+
+
 def test_an_error_of_the_data_keeps_its_name() -> None:
     class Refusing(Dataset[int]):
         def __getitem__(self, index: int) -> int:
