@@ -60,7 +60,7 @@ def process_group(timeout_s: float = TIMEOUT_S) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     no_group = "RANK" not in os.environ or dist.is_initialized()
     if no_group:
-        with memory_errors("lower data.patch_size, or close other programs on the GPU"):
+        with memory_errors("lower data.patch_size, or close other programs"):
             yield device
         return
     try:
@@ -76,7 +76,7 @@ def process_group(timeout_s: float = TIMEOUT_S) -> Iterator[torch.device]:
             remedy="check that the address is right and the port is free",
         ) from None
     try:
-        with memory_errors("lower data.patch_size, or close other programs on the GPU"):
+        with memory_errors("lower data.patch_size, or close other programs"):
             yield device
         _wait_for_rank_zero()
         # Rank 0 writes longer than the others; a rank that leaves early would destroy the group.

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 
 from medcl3d.core.errors import MachineError
+from medcl3d.io.disk_space import format_size
 
 # Names and numbers of glibc's malloc.h; the first cannot be set higher than 32 MiB.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -49,9 +50,12 @@ def peak_memory_mb(device: torch.device) -> float:
 
 @contextmanager
 def memory_errors(remedy: str) -> Iterator[None]:
-    """MachineError of one line, with what was requested, instead of torch's error of a full GPU."""
+    """MachineError of one line, with what was requested, instead of torch's error of full memory."""
     try:
         yield
+    except MemoryError as error:  # of Python and NumPy
+        what = " ".join(str(error).split()) or "more was requested"
+        raise MachineError(problem=f"main memory is full: {what}", remedy=remedy) from error
     except torch.OutOfMemoryError as error:
         text = str(error)
         requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
@@ -59,6 +63,12 @@ def memory_errors(remedy: str) -> Iterator[None]:
         what = f"{requested[1]} more were requested" if requested else " ".join(text.split())
         of = f" of {capacity[1]} in all" if capacity else ""
         raise MachineError(problem=f"the GPU is out of memory: {what}{of}", remedy=remedy) from error
+    except RuntimeError as error:
+        requested = re.search(r"DefaultCPUAllocator: .*tried to allocate (\d+) bytes", str(error))
+        if requested is None:
+            raise
+        what = f"{format_size(int(requested[1]))} more were requested"
+        raise MachineError(problem=f"main memory is full: {what}", remedy=remedy) from error
 
 
 def process_peak_mb(process: int | Literal["self"]) -> float | None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,3 +56,20 @@ def test_a_full_gpu_is_reported_in_one_line_with_the_fields_to_lower() -> None:
     expected = r"^the GPU is out of memory: no details; lower one field$"
     with pytest.raises(MachineError, match=expected), memory_errors("lower one field"):
         raise torch.OutOfMemoryError("no details")
+
+
+def test_full_main_memory_is_reported_in_one_line_with_the_fields_to_lower() -> None:
+    with (
+        pytest.raises(
+            MachineError, match=r"^main memory is full: .* TB more were requested; lower one field$"
+        ),
+        memory_errors("lower one field"),
+    ):
+        torch.empty(1 << 44)  # more than any machine has, 70 TB
+    with (
+        pytest.raises(MachineError, match=r"^main memory is full: Unable to allocate .*; lower one field$"),
+        memory_errors("lower one field"),
+    ):
+        np.empty(1 << 60, np.uint8)
+    with pytest.raises(RuntimeError, match="of the code"), memory_errors("lower one field"):
+        raise RuntimeError("an error of the code")
