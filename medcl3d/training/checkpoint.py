@@ -54,11 +54,15 @@ class TrainState:
 def save(folder: Path, state: TrainState) -> Path:
     """Write a checkpoint and remove all but the last two.
 
-    MachineError if the disk is full; older checkpoints stay.
+    MachineError if the disk is full, in which case older checkpoints stay, or if the run folder was deleted.
     """
     path = folder / f"step_{state.step:08d}.pt"
+    if not folder.parent.exists():
+        raise MachineError(
+            folder.parent, "this folder was deleted during the run", "the same command starts again"
+        )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with open_atomic(path) as file:
             content = state.content()
             schema = SCHEMA if len(content) > len(_required()) else SCHEMA - 1
