@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +110,14 @@ class RunFolder:
         """Write a picture ``uint8[H, W, 3]`` to pictures/NAME.png and the trackers."""
         if rank() != 0:
             return
-        from skimage.io import imsave
+        from matplotlib.image import imsave
 
+        content = BytesIO()
+        imsave(content, image, format="png")
         with self._optional("pictures"):
             (self.path / "pictures").mkdir(exist_ok=True)
-            imsave(self.path / "pictures" / f"{name}.png", image, check_contrast=False)
+            with open_atomic(self.path / "pictures" / f"{name}.png") as file:
+                file.write(content.getvalue())
         self._track(lambda tracker: tracker.image(name, image, step))
 
     def weights(self, name: str, module: nn.Module, sidecar: Mapping[str, Any]) -> None:
@@ -144,7 +148,8 @@ class RunFolder:
         except errors as error:
             if name not in self._off:
                 self._off.add(name)
-                reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+                cause = error.__cause__ if isinstance(error, MachineError) else error
+                reason = getattr(cause, "strerror", None) or " ".join(str(error).split())
                 problem = f"cannot be written ({reason}); the run continues without it"
                 print(f"{self.path / name}: warning: {problem}", file=sys.stderr, flush=True)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -55,6 +57,7 @@ class TensorBoard:
     def __init__(self, folder: Path, config: Mapping[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
 
+        _hide_errors_of_its_thread()
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -73,6 +76,18 @@ class TensorBoard:
     def close(self, failed: bool) -> None:
         """Flush the event file."""
         self._writer.close()
+
+
+@cache
+def _hide_errors_of_its_thread() -> None:
+    """Print no traceback if TensorBoard's thread cannot write: its writer then raises the same error."""
+    former = threading.excepthook
+
+    def hook(found: threading.ExceptHookArgs) -> None:
+        if not type(found.thread).__module__.startswith("tensorboard."):
+            former(found)
+
+    threading.excepthook = hook
 
 
 class MLflow:

@@ -222,7 +222,7 @@ def test_a_full_disk_for_metrics_is_a_warning_and_the_run_continues(
             (tmp_path / name).unlink(missing_ok=True)
             (tmp_path / name).symlink_to("/dev/full")
         monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
-        monkeypatch.setattr("skimage.io.imsave", full)
+        monkeypatch.setattr("medcl3d.training.run_folder.open_atomic", full)
         for step in (2, 3):
             run.log(step, {"loss": 1.0})
             run.warn(step, "text")
