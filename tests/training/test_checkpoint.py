@@ -133,6 +133,12 @@ def test_a_full_disk_names_the_bytes_and_keeps_older_checkpoints(
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.pt"]
 
 
+def test_a_run_folder_that_was_deleted_is_not_written_again(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="gone: this folder was deleted during the run"):
+        save(tmp_path / "gone" / "checkpoints", state(1))
+    assert not (tmp_path / "gone").exists()
+
+
 WRITER = """
 import sys, torch
 from pathlib import Path
