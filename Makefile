@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability security audit pictures measured recovery wheel clean
+.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability drills security audit pictures measured recovery wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ language: setup ## list phrases that tests/language.yaml replaces
 
 reliability: setup ## cause every fault once and write the table of docs/reference/faults.md
 	$(FEW_THREADS) $(BIN)/python docs/reliability.py
+
+drills: setup ## cause faults during tiny runs and write the tables of docs/reference/drills.md; KILLS=3 for fewer random kills
+	$(FEW_THREADS) $(BIN)/python docs/drills.py
 
 docs: setup ## build the documentation site, docs/_build/html/index.html
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
