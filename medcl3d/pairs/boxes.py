@@ -11,6 +11,11 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.core.keys import Keys
 
+ALIGNED = 1e-3
+"""Largest difference between the axes, as unit vectors, of scans whose boxes are compared."""
+FEW_PAIRS = 1 / 8
+"""Fraction of all pairs up to which it is faster to compute the IoU of the pairs of one frame only."""
+
 
 def start_range(collection: Collection, scan: int) -> tuple[Int[np.ndarray, 3], Int[np.ndarray, 3]]:
     """First and last start of a patch in a scan, ``Int[3]`` each.
@@ -89,16 +94,36 @@ def iou_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:
     It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame
     are compared if their axes agree; otherwise, and across frames, the value is 0.
     """
+    one_frame = rows.frame[:, None] == cols.frame
     # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
     to_axes = torch.linalg.inv_ex(rows.axes).inverse  # without reading whether it exists
-    offset = torch.einsum("nmi,nji->nmj", cols.center_mm - rows.center_mm[:, None], to_axes)
-    half_row, half_col = rows.size_mm[:, None] / 2, cols.size_mm / 2
+    if one_frame.device.type == "cpu":  # another device would have to wait for the number of pairs
+        row, col = one_frame.nonzero(as_tuple=True)
+        if len(row) <= FEW_PAIRS * one_frame.numel():
+            aligned = (rows.axes[row] - cols.axes[col]).abs().amax((-1, -2)) < ALIGNED
+            center, size = cols.center_mm[col, :, None], cols.size_mm[col, :, None]
+            found = _iou_along(to_axes[row], rows.center_mm[row], rows.size_mm[row], center, size)[:, 0]
+            every = found.new_zeros(one_frame.shape)
+            every[row, col] = torch.where(aligned, found, 0.0)
+            return every
+    aligned = torch.cdist(rows.axes.flatten(1), cols.axes.flatten(1), p=torch.inf) < ALIGNED
+    every = _iou_along(to_axes, rows.center_mm, rows.size_mm, cols.center_mm.T[None], cols.size_mm.T[None])
+    return torch.where(one_frame & aligned, every, 0.0)
+
+
+def _iou_along(
+    to_axes: Float64[Tensor, "N 3 3"],
+    center: Float64[Tensor, "N 3"],
+    size: Float64[Tensor, "N 3"],
+    centers: Float64[Tensor, "_ 3 M"],
+    sizes: Float64[Tensor, "_ 3 M"],
+) -> Float64[Tensor, "N M"]:
+    """IoU of each row's box with M boxes, its own or those of all rows (`_` is N or 1), along its axes."""
+    offset = to_axes @ (centers - center[:, :, None])
+    half_row, half_col = size[:, :, None] / 2, sizes / 2
     overlap = torch.minimum(half_row, offset + half_col) - torch.maximum(-half_row, offset - half_col)
-    shared = overlap.clamp(min=0).prod(-1)
-    union = rows.size_mm.prod(-1)[:, None] + cols.size_mm.prod(-1) - shared
-    aligned = (rows.axes[:, None] - cols.axes).abs().amax((-1, -2)) < 1e-3
-    comparable = (rows.frame[:, None] == cols.frame) & aligned
-    return torch.where(comparable, shared / union, 0.0)
+    shared = overlap.clamp_(min=0).prod(1)
+    return shared / (size.prod(1)[:, None] + sizes.prod(1) - shared)
 
 
 def distance_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:

@@ -27,6 +27,7 @@ from medcl3d.pairs.boxes import (
     start_range,
     whole_body_across,
 )
+from tests.reference.boxes import iou_of_all_pairs
 
 SPACING = np.array([0.5, 2.0, 3.0])
 ROTATION = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix()
@@ -197,6 +198,42 @@ def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
     box = Box((2, 3, 4), (4, 6, 8))
     keys = keys_of(collection, (0, box), (1, Box((4, 3, 4), (4, 6, 8))), (2, box), (3, box))
     assert iou_mm(keys[:1], keys)[0].tolist() == pytest.approx([1, 1 / 3, 0, 0])
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 40])
+@pytest.mark.parametrize("per_frame", [1, 8])
+def test_iou_in_mm_equals_that_of_the_slow_formula(num_frames: int, per_frame: int) -> None:
+    """With few pairs of one frame and with many; half of the frames have scans whose axes differ."""
+    rng, maps = np.random.default_rng(num_frames), []
+    for frame in range(num_frames):
+        turned = Rotation.from_rotvec(rng.normal(size=3) * (1e-5, 1e-1)[frame % 2]).as_matrix()
+        base = Rotation.random(random_state=rng).as_matrix() @ ROTATION.T @ SHEARED
+        maps += [base, turned @ base]
+    frames = [f"f{i // 2}" for i in range(2 * num_frames)]
+    collection = collection_of(num=2 * num_frames, frames=frames, rotations=maps)
+    scans = np.repeat(np.arange(2 * num_frames), per_frame)
+    boxes = [Box(triple(rng.integers(0, 12, 3)), triple(rng.integers(5, 12, 3))) for _ in scans]
+    keys = keys_of(collection, *zip(scans.tolist(), boxes, strict=True))
+    found, expected = iou_mm(keys, keys[::2]), iou_of_all_pairs(keys, keys[::2])
+    # Equal to the bit where it was tried; another BLAS may round the products of matrices differently.
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    assert torch.equal(found == 0, expected == 0) and (expected > 0).any()
+
+
+def test_few_pairs_and_all_pairs_have_one_iou(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axes agree if no number differs by more than 1e-3, though the sum of squares is larger."""
+    turned = Rotation.from_rotvec([7e-4] * 3).as_matrix()
+    collection = collection_of(num=3, frames=["a"] * 3, rotations=[np.eye(3), SHEARED, turned])
+    rng = np.random.default_rng(0)
+    boxes = [Box(triple(rng.integers(0, 12, 3)), triple(rng.integers(5, 12, 3))) for _ in range(60)]
+    keys = keys_of(collection, *((i % 3, box) for i, box in enumerate(boxes)))
+    found = []
+    for few in (0.0, 1.0):
+        monkeypatch.setattr("medcl3d.pairs.boxes.FEW_PAIRS", few)
+        found.append(iou_mm(keys, keys))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-13)
+    scan = keys.scan[:, None] * 3 + keys.scan
+    assert [bool((found[0][scan == pair] > 0).any()) for pair in (1, 2, 3, 6)] == [False, True, False, True]
 
 
 def test_distances_are_mm_and_infinite_between_frames() -> None:
