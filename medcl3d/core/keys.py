@@ -110,8 +110,9 @@ class Keys:
     def same_item(self, other: Keys) -> Bool[Tensor, "N M"]:
         """``Bool[N, M]``: row and column are one and the same view, or one point of one view."""
         same = self.sample[:, None] == other.sample
-        same &= self.view[:, None] == other.view
-        return same & (self.point[:, None] == other.point)
+        # View and point in one number, since comparing all pairs takes time; both are below 2^31.
+        own, others = ((keys.view << 32) + keys.point for keys in (self, other))
+        return same & (own[:, None] == others)
 
     def matrix(self) -> Float64[Tensor, "N _"]:
         """All columns side by side as ``Float64[N, C]``, the form in which ranks exchange them."""

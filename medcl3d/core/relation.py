@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from medcl3d.core.keys import Keys
@@ -35,9 +35,20 @@ def related(
     positive, negative: ``[N, M]``, bool or float.
     """
     other = ~rows.same_item(cols)
-    positive = positive.to(torch.float32) * other
-    negative = (1 - positive if negative is None else negative.to(torch.float32)) * other
-    return Relation(positive, negative)
+    positive = _weights(positive, other)
+    if negative is None:  # (1 - positive) * other, since nothing is its own positive
+        return Relation(positive, _float32(other).sub_(positive))
+    return Relation(positive, _weights(negative, other))
+
+
+def _weights(weights: Shaped[Tensor, "N M"], other: Bool[Tensor, "N M"]) -> Float[Tensor, "N M"]:
+    """Bool or float weights as float32, 0 if a pair is not of two items."""
+    return _float32(weights & other) if weights.dtype == torch.bool else weights.float() * _float32(other)
+
+
+def _float32(mask: Bool[Tensor, "N M"]) -> Float[Tensor, "N M"]:
+    """0 and 1 as float32. PyTorch converts bytes several times faster than bool."""
+    return mask.view(torch.uint8).float()
 
 
 Relate = Callable[[Keys, Keys, "Tensor | None"], Relation]
