@@ -136,7 +136,7 @@ def _ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
     )
 
     def loss(z: Tensor) -> Tensor:
-        total = contrastive_sum(z, z, relating.tiles(keys, keys, z, z), TEMPERATURE)
+        total = contrastive_sum(z, None, relating.tiles(keys, keys, z, z), TEMPERATURE)
         return total.loss / total.weight
 
     return loss

@@ -27,7 +27,10 @@ class BudgetedPairs:
             return
         row, column = (~tile.relation.budget.isnan()).nonzero(as_tuple=True)
         budget = tile.relation.budget[row, column]
-        column = column if tile.columns is None else tile.columns[column]
+        if isinstance(tile.columns, slice):
+            column = column + tile.columns.start
+        elif tile.columns is not None:
+            column = tile.columns[column]
         self._parts.append((row + (block.start or 0), column, budget))
 
     def excess(self, z: Float[Tensor, "N E"], columns: Float[Tensor, "M E"]) -> Float[Tensor, " K"]:

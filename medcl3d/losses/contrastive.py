@@ -21,11 +21,15 @@ from medcl3d.core.relation import Relation
 
 Denominator = Literal["all", "own"]
 
-# Pairs per block: few enough for a CPU's cache, and for most columns of a large batch to share no key with
-# the block.
-PAIRS_AT_ONCE = 1 << 18
-# Minimum number of rows, since products of thin matrices are slow.
-MIN_ROWS = 64
+# Pairs per block: memory for some float32 matrices of 4 MiB. Larger blocks take as long, but most columns
+# of a large batch should share no key with a block; products of matrices with fewer rows are slow.
+PAIRS_AT_ONCE = 1 << 20
+MIN_ROWS, MAX_ROWS = 64, 512
+# Items up to which the gradients of all pairs are kept, if rows and columns are the same items: one product
+# of matrices then replaces two. 2,048 items take two matrices of 16 MiB.
+MAX_DENSE = 2048
+# Subtracted from the similarity of pairs without weight; finite, so that rows without any weight are finite.
+EXCLUDED = 1e30
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,13 @@ class Tile:
     """The relation of a block of R rows to the columns.
 
     relation    ``[R, C]``
-    columns     ``Int[C]``, the columns of `relation`: for all others P = 0 and M = 1; None: all columns
+    columns     the columns of `relation`, ``Int[C]`` or a slice, of which no copies are made: for all others
+                P = 0 and M = 1; None: all columns
     similarity  ``[R, M]`` leaf on which M depends, if the gradient goes through M too; None: M is constant
     """
 
     relation: Relation
-    columns: Int[Tensor, " T"] | None = None
+    columns: Int[Tensor, " T"] | slice | None = None
     similarity: Float[Tensor, "R M"] | None = None
 
 
@@ -73,7 +78,7 @@ def denominator_kind(
 
 def contrastive_sum(
     z: Float[Tensor, "N E"],
-    columns: Float[Tensor, "M E"],
+    columns: Float[Tensor, "M E"] | None,
     relate_block: RelateBlock,
     temperature: float,
     *,
@@ -83,8 +88,9 @@ def contrastive_sum(
 ) -> WeightedSum:
     """Sum over the rows of the weighted contrastive loss.
 
-    z: ``[N, D]``, columns: ``[M, D]`` unit vectors; `relate_block` is called once per block of `rows_at_once`
-    rows (None: chosen for speed). With s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik;
+    z: ``[N, D]``, columns: ``[M, D]`` unit vectors (None: the rows themselves, which is faster);
+    `relate_block` is called once per block of `rows_at_once` rows (None: chosen for speed). With
+    s = similarity / temperature, `all`: D_i = sum_k (P_ik + M_ik) e^s_ik;
     `own`: D_ij = (1 - M_ij) e^s_ij + sum_k M_ik e^s_ik; `decoupled`, not with `own`: D_i = sum_k M_ik e^s_ik.
     L_i = - sum_j (P_ij / sum_k P_ik) log(e^s_ij / D), weighted by a_i = min(1, sum_j P_ij): a weak pair pulls
     less than a strong one, and the loss is continuous as a weight goes to 0. Anchors without a positive are
@@ -93,11 +99,12 @@ def contrastive_sum(
     Source: NT-Xent (Chen 2020, eq. 1), SupCon L_out (Khosla 2020, eq. 2), y-Aware (Dufumier 2021, eq. 3),
     DCL (Yeh 2022, eq. 6). Computed in float32 or better, also under autocast.
     """
-    dtype = torch.promote_types(torch.promote_types(z.dtype, columns.dtype), torch.float32)
-    rows = rows_at_once or max(MIN_ROWS, PAIRS_AT_ONCE // max(1, len(columns)))
+    compared = z if columns is None else columns
+    dtype = torch.promote_types(torch.promote_types(z.dtype, compared.dtype), torch.float32)
+    rows = rows_at_once or min(MAX_ROWS, max(MIN_ROWS, PAIRS_AT_ONCE // max(1, len(compared))))
     kind = denominator_kind(denominator, decoupled)
     loss, weight = _ContrastiveSum.apply(  # type: ignore[no-untyped-call]  # torch has no types here
-        z.to(dtype), columns.to(dtype), relate_block, temperature, kind, rows
+        z.to(dtype), None if columns is None else columns.to(dtype), relate_block, temperature, kind, rows
     )
     return WeightedSum(loss, weight)
 
@@ -109,26 +116,36 @@ class _ContrastiveSum(torch.autograd.Function):
     def forward(
         ctx: Any,
         z: Tensor,
-        columns: Tensor,
+        columns: Tensor | None,
         relate_block: RelateBlock,
         temperature: float,
         kind: str,
         rows_at_once: int,
     ) -> tuple[Tensor, Tensor]:
         loss, weight = z.new_zeros(()), z.new_zeros(())
-        grad_z, grad_columns = torch.zeros_like(z), torch.zeros_like(columns)
+        compared = z if columns is None else columns
+        grad_z = torch.zeros_like(z)
+        grad_columns = grad_z if columns is None else torch.zeros_like(columns)
+        of_rows, of_columns = ctx.needs_input_grad[0], ctx.needs_input_grad[0 if columns is None else 1]
+        dense = of_rows and columns is None and len(z) <= MAX_DENSE
+        of_pairs = z.new_empty(len(z), len(z)) if dense else None
         with torch.autocast(z.device.type, enabled=False):
             for start in range(0, len(z), rows_at_once):
                 block = slice(start, start + rows_at_once)
-                similarity = z[block] @ columns.T
+                similarity = z[block] @ compared.T
                 part = _block_loss(similarity, relate_block(block, similarity), temperature, kind)
                 loss += part.loss
                 weight += part.weight
-                if ctx.needs_input_grad[0]:
-                    grad_z[block] = (part.direction @ columns) * part.scale
-                if ctx.needs_input_grad[1]:
+                if of_pairs is not None:
+                    torch.mul(part.direction, part.scale, out=of_pairs[block])
+                    continue
+                if of_rows:
+                    grad_z[block] += (part.direction @ compared) * part.scale
+                if of_columns:
                     grad_columns.addmm_(part.direction.T, z[block] * part.scale)
-        ctx.save_for_backward(grad_z, grad_columns)
+            if of_pairs is not None:  # each item is a row and a column
+                grad_z = of_pairs.T.contiguous().add_(of_pairs) @ z
+        ctx.save_for_backward(grad_z, None if columns is None else grad_columns)
         ctx.mark_non_differentiable(weight)
         return loss, weight
 
@@ -136,7 +153,8 @@ class _ContrastiveSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_z, grad_columns = ctx.saved_tensors
-        return gradient * grad_z, gradient * grad_columns, None, None, None, None
+        of_columns = None if grad_columns is None else gradient * grad_columns
+        return gradient * grad_z, of_columns, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -162,9 +180,9 @@ def _block_loss(similarity: Float[Tensor, "R M"], tile: Tile, temperature: float
     mass = positive.sum(1, keepdim=True)
     pull = (positive * s).sum(1, keepdim=True)
     weights = negative if kind == "decoupled" else positive + negative
-    _write_back(e, tile, s.masked_fill_(weights == 0, -torch.inf))
+    # Pairs without weight neither count nor set the maximum. Arithmetic is faster than a mask.
+    _write_back(e, tile, s.add_(weights.sign().sub_(1).mul_(EXCLUDED)))
     top = e.amax(1, keepdim=True)
-    top.masked_fill_(top == -torch.inf, 0.0)
     e.sub_(top).exp_()
     x = e if tile.columns is None else e[:, tile.columns]
     per_weight = (
@@ -199,6 +217,6 @@ def _block_loss(similarity: Float[Tensor, "R M"], tile: Tile, temperature: float
 
 
 def _write_back(whole: Float[Tensor, "R M"], tile: Tile, part: Float[Tensor, "R T"]) -> None:
-    """Copy the columns of a tile back into `whole`, unless they are `whole` itself."""
-    if tile.columns is not None:
+    """Copy the columns of a tile back into `whole`, unless they are a part of its memory."""
+    if isinstance(tile.columns, Tensor):
         whole.index_copy_(1, tile.columns, part)

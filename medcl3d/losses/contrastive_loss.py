@@ -94,7 +94,7 @@ class ContrastiveLoss(nn.Module):
             return Tile(Relation(attract[rows], repel[rows]))
 
         total = contrastive_sum(
-            z, z, tile_of, self.temperature, denominator=self.denominator, decoupled=self.decoupled
+            z, None, tile_of, self.temperature, denominator=self.denominator, decoupled=self.decoupled
         )
         if not bool(total.weight > 0):
             raise DataError(

@@ -67,8 +67,9 @@ def contrast(
             tally.add(tile, similarity, selves)
         return tile
 
+    others = None if same and relating.support is None else columns
     local = contrastive_sum(
-        z, columns, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
+        z, others, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
     )
     weight, total = all_sums(local.weight.detach(), local.loss.detach())
     required = require(weight, NO_POSITIVE)

@@ -50,12 +50,11 @@ class Tally:
             distance = 2 - 2 * similarity.to(positive.dtype)
             near = distance if columns is None else distance[:, columns]
             aligned = (positive * near).sum()
-            near = near.mul(-2).exp_().mul_(negative > 0)
-            spread = (
-                near.sum()
-                if columns is None
-                else distance.mul_(-2).exp_().index_copy_(1, columns, near).sum()
-            )
+            repulsion = near.mul(-2).exp_().mul_(negative > 0)
+            if columns is not None:
+                near, repulsion = repulsion, distance.mul_(-2).exp_()
+                repulsion[:, columns] = near
+            spread = repulsion.sum()
         sums = [
             rows,
             pairs,

@@ -211,11 +211,18 @@ class _SharedKeys:
             values, codes = torch.unique(column, return_inverse=True)
             self.codes.append((codes[: len(rows)], codes[len(rows) :], len(values)))
 
-    def columns(self, block: slice) -> Int[Tensor, " T"]:
-        """``Int[C]``: the columns that share a value with a row of the block."""
+    def columns(self, block: slice) -> Int[Tensor, " T"] | slice:
+        """The columns that share a value with a row of the block: ``Int[C]``, or a slice if consecutive.
+
+        Only on a CPU: another device would have to wait for the first and the last of them.
+        """
         shared = torch.zeros(len(self.codes[0][1]), dtype=torch.bool, device=self.codes[0][1].device)
         for row_codes, column_codes, number in self.codes:
             present = torch.zeros(number, dtype=torch.bool, device=row_codes.device)
             present[row_codes[block]] = True
             shared |= present[column_codes]
-        return shared.nonzero().flatten()
+        found = shared.nonzero().flatten()
+        if found.device.type != "cpu" or len(found) == 0:
+            return found
+        first, stop = int(found[0]), int(found[-1]) + 1
+        return slice(first, stop) if stop - first == len(found) else found

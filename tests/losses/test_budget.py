@@ -26,7 +26,7 @@ def some(seed: int) -> tuple[Tensor, Tensor]:
     return z, budget.masked_fill(torch.rand(N, N, generator=draw) < 0.7, torch.nan).fill_diagonal_(torch.nan)
 
 
-def tile_of(budget: Tensor, columns: Tensor | None = None) -> Tile:
+def tile_of(budget: Tensor, columns: Tensor | slice | None = None) -> Tile:
     return Tile(Relation(torch.zeros_like(budget), torch.ones_like(budget), budget), columns)
 
 
@@ -41,10 +41,10 @@ def test_the_sum_equals_loops_for_any_block(seed: int, rows: int) -> None:
     assert float(found.loss) == pytest.approx(expected * float(found.weight), abs=1e-12)
 
 
-@given(seed=st.integers(0, 1000))
-def test_a_tile_of_some_columns_has_the_pairs_of_these_columns(seed: int) -> None:
+@given(seed=st.integers(0, 1000), columns=st.sampled_from([torch.tensor([6, 1, 3]), slice(2, 5)]))
+def test_a_tile_of_some_columns_has_the_pairs_of_these_columns(seed: int, columns: Tensor | slice) -> None:
     z, budget = some(seed)
-    unit, columns = F.normalize(z, dim=1), torch.tensor([6, 1, 3])
+    unit = F.normalize(z, dim=1)
     some_only = torch.full_like(budget, torch.nan)
     some_only[:, columns] = budget[:, columns]
     found = BudgetedPairs([(slice(0, N), tile_of(budget[:, columns], columns))]).sum(unit, unit)

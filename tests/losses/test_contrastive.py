@@ -243,7 +243,34 @@ def test_blocks_of_any_size_equal_the_whole_matrix(kind: dict[str, object], rows
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_columns_outside_the_tile_repel(kind: dict[str, object]) -> None:
+@pytest.mark.parametrize("rows_at_once", [4, None])
+@pytest.mark.parametrize("max_dense", [0, 13])
+def test_items_compared_with_themselves_are_rows_and_columns(
+    kind: dict[str, object], rows_at_once: int | None, max_dense: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the gradients of all pairs at once, and block by block."""
+    monkeypatch.setattr("medcl3d.losses.contrastive.MAX_DENSE", max_dense)
+    z, positive, negative = random_relation(13, 6)
+    z, relate_block, how = (
+        F.normalize(z, dim=1),
+        known(positive, negative),
+        {"rows_at_once": rows_at_once} | kind,
+    )
+    one, two = z.clone().requires_grad_(), z.clone().requires_grad_()
+    found = contrastive_sum(one, None, relate_block, 0.1, **how)  # type: ignore[arg-type]
+    expected = contrastive_sum(two, two * 1, relate_block, 0.1, **how)  # type: ignore[arg-type]
+    assert torch.equal(found.loss, expected.loss) and torch.equal(found.weight, expected.weight)
+    torch.testing.assert_close(
+        *torch.autograd.grad(3 * found.loss, one),
+        *torch.autograd.grad(3 * expected.loss, two),
+        atol=1e-12,
+        rtol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("as_slice", [True, False])
+def test_columns_outside_the_tile_repel(kind: dict[str, object], as_slice: bool) -> None:
     z, positive, negative = random_relation(12, 5)
     positive[:6, 6:] = positive[6:, :6] = 0
     negative[:6, 6:] = negative[6:, :6] = 1
@@ -251,7 +278,9 @@ def test_columns_outside_the_tile_repel(kind: dict[str, object]) -> None:
 
     def near(block: slice, similarity: Tensor) -> Tile:
         columns = torch.arange(12)[block] // 6 * 6 + torch.arange(6)[:, None]
-        some = columns.flatten().unique()
+        some: Tensor | slice = columns.flatten().unique()
+        if as_slice:
+            some = slice(int(columns.min()), int(columns.max()) + 1)
         return Tile(Relation(positive[block][:, some], negative[block][:, some]), some)
 
     unit = F.normalize(z, dim=1)

@@ -155,11 +155,16 @@ def test_a_batch_without_any_positive_is_an_error() -> None:
         (relate, None),
     ],
 )
+@pytest.mark.parametrize("mixed", [True, False])
 def test_blocks_give_the_loss_gradient_and_metrics_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch, relation: Relate, across: tuple[str, ...] | None
+    monkeypatch: pytest.MonkeyPatch, relation: Relate, across: tuple[str, ...] | None, mixed: bool
 ) -> None:
+    """mixed: items that share a key are not consecutive."""
     x, keys = data()
     keys = dataclasses.replace(keys, scan=keys.sample // 2)
+    if mixed:
+        order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+        x, keys = x[order], keys[order]
     shapes: list[tuple[int, int]] = []
 
     def counted(rows: Keys, cols: Keys, similarity: Tensor | None) -> Relation:
