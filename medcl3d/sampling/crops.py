@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,15 +27,29 @@ def to_grid(crop: Float[Tensor, "C _ _ _"], view: ViewSpec) -> Float[Tensor, "C 
 
 def view_affine(collection: Collection, view: ViewSpec) -> Float64[Tensor, "4 4"]:
     """``Float64[4, 4]`` from the voxel indices of a view's grid (before augmentation) to world mm."""
-    ratio = np.array(view.box.size) / np.array(view.out_shape)
-    grid = np.eye(4)
-    grid[:3, :3] = np.diag(ratio)
-    grid[:3, 3] = np.array(view.box.start) + (ratio - 1) / 2  # both grids span the same box
-    return torch.from_numpy(collection.affines[view.scan] @ grid)
+    affine: Tensor = view_affines(collection, [view])[0]
+    return affine
 
 
-def view_spacing(collection: Collection, view: ViewSpec) -> Float64[Tensor, 3]:
-    """``Float64[3]`` mm per voxel of the view's grid."""
-    return torch.from_numpy(
-        collection.spacings[view.scan] * np.array(view.box.size) / np.array(view.out_shape)
-    )
+def view_affines(collection: Collection, views: Sequence[ViewSpec]) -> Float64[Tensor, "N 4 4"]:
+    """``Float64[N, 4, 4]``: the affine of each view."""
+    start = np.array([view.box.start for view in views])
+    ratio = _sizes(views) / _shapes(views)
+    grids = np.zeros((len(views), 4, 4))
+    grids[:, range(3), range(3)], grids[:, 3, 3] = ratio, 1
+    grids[:, :3, 3] = start + (ratio - 1) / 2  # both grids span the same box
+    return torch.from_numpy(collection.affines[[view.scan for view in views]] @ grids)
+
+
+def view_spacings(collection: Collection, views: Sequence[ViewSpec]) -> Float64[Tensor, "N 3"]:
+    """``Float64[N, 3]`` mm per voxel of each view's grid."""
+    spacings = collection.spacings[[view.scan for view in views]]
+    return torch.from_numpy(spacings * _sizes(views) / _shapes(views))
+
+
+def _sizes(views: Sequence[ViewSpec]) -> Int[np.ndarray, "N 3"]:
+    return np.array([view.box.size for view in views])
+
+
+def _shapes(views: Sequence[ViewSpec]) -> Int[np.ndarray, "N 3"]:
+    return np.array([view.out_shape for view in views])

@@ -18,7 +18,7 @@ from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
 from medcl3d.pairs.placebo import permutes_points, permutes_regions
 from medcl3d.pairs.traits import region_traits_of
-from medcl3d.sampling.crops import to_grid, view_affine, view_spacing
+from medcl3d.sampling.crops import to_grid, view_affines, view_spacings
 from medcl3d.sampling.plan import Plan, RankSlice, stacked
 from medcl3d.sampling.raw_batch import RawBatch, RawGroup
 from medcl3d.sampling.regions import regions_at
@@ -64,7 +64,7 @@ class PairDataset(Dataset[RawBatch]):
         samples = [
             self.strategy.sample(collection, *self.draw(step, index)) for index in range(self.per_rank)
         ]
-        return self.collate(step, samples, [[self._crop(view) for view in views] for views in samples])
+        return self.collate(step, samples)
 
     def draw(self, step: int, index: int) -> tuple[int, np.random.Generator]:
         """The anchor of this rank's sample `index` of a step, and the generator of its views."""
@@ -74,54 +74,62 @@ class PairDataset(Dataset[RawBatch]):
         self,
         step: int,
         samples: Sequence[tuple[ViewSpec, ...]],
-        crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]],
+        crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]] | None = None,
     ) -> RawBatch:
-        """This rank's batch of a step from the drawn views and their crops ``[C, D, H, W]``."""
-        pairs = enumerate(zip(samples, crops, strict=True))
-        return RawBatch.cat([self._sample(step, index, views, voxels) for index, (views, voxels) in pairs])
+        """This rank's batch of a step from the drawn views and their crops ``[C, D, H, W]``.
 
-    def _sample(
-        self, step: int, index: int, views: tuple[ViewSpec, ...], crops: Sequence[Float[Tensor, "C _ _ _"]]
-    ) -> RawBatch:
-        roles = dict.fromkeys(view.role for view in views)
-        numbers = [[v for v, view in enumerate(views) if view.role == role] for role in roles]
-        groups = tuple(
-            self._group(step, index, [views[v] for v in of_role], [crops[v] for v in of_role], of_role)
-            for of_role in numbers
-        )
+        crops: default: read from the store.
+        """
+        by_role: list[list[tuple[int, int]]] = []
+        for index, views in enumerate(samples):
+            roles = dict.fromkeys(view.role for view in views)
+            numbers = [[(index, v) for v, view in enumerate(views) if view.role == role] for role in roles]
+            by_role = [a + b for a, b in zip(by_role, numbers, strict=True)] if by_role else numbers
+        groups = tuple(self._group(step, samples, crops, chosen) for chosen in by_role)
         if not self.num_points:
             return RawBatch(groups)
-        return RawBatch(groups, self._points(groups[0], self._slice.generator(step, index, Stream.POINTS)))
+        counts = np.bincount([index for index, _ in by_role[0]])
+        points = [
+            self._points(groups[0][stop - count : stop], self._slice.generator(step, index, Stream.POINTS))
+            for index, (count, stop) in enumerate(zip(counts.tolist(), counts.cumsum().tolist(), strict=True))
+        ]
+        return RawBatch(groups, Points.cat(points))
 
     def _group(
         self,
         step: int,
-        index: int,
-        views: list[ViewSpec],
-        crops: list[Float[Tensor, "C _ _ _"]],
-        numbers: list[int],
+        samples: Sequence[tuple[ViewSpec, ...]],
+        crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]] | None,
+        chosen: Sequence[tuple[int, int]],
     ) -> RawGroup:
-        """The views of one role of a sample; `numbers` are theirs within it."""
+        """The views of one role of all samples; `chosen`: sample in the batch, and view in the sample."""
         collection = self.scans.collection
+        views = [samples[index][v] for index, v in chosen]
         draws = [
             self.recipe.draw(self._slice.generator(step, index, Stream.VIEW + v), view.out_shape)
-            for v, view in zip(numbers, views, strict=True)
+            for (index, v), view in zip(chosen, views, strict=True)
         ]
-        run_wide = np.full(len(views), self._slice.number(step, index))
+        run_wide = np.array([self._slice.number(step, index) for index, _ in chosen])
         return RawGroup(
             role=views[0].role,
-            crops=torch.stack(crops),
-            affine=torch.stack([view_affine(collection, view) for view in views]),
-            spacing_mm=torch.stack([view_spacing(collection, view) for view in views]),
+            crops=self._read(views) if crops is None else torch.stack([crops[i][v] for i, v in chosen]),
+            affine=view_affines(collection, views),
+            spacing_mm=view_spacings(collection, views),
             parameters=stacked(draws),
-            keys=collection.keys(views, run_wide, np.array(numbers)),
+            keys=collection.keys(views, run_wide, np.array([v for _, v in chosen])),
             views=tuple(views),
         )
 
-    def _crop(self, view: ViewSpec) -> Float[Tensor, "C _ _ _"]:
-        return to_grid(
-            torch.from_numpy(self.store.read_crop(int(self.scans.rows[view.scan]), view.box)), view
-        )
+    def _read(self, views: Sequence[ViewSpec]) -> Float[Tensor, "N C D H W"]:
+        """The crops of views that have one grid, read into one tensor."""
+        crops = torch.empty((len(views), self.store.num_channels, *views[0].out_shape))
+        for crop, view in zip(crops, views, strict=True):
+            row = int(self.scans.rows[view.scan])
+            if view.out_shape == view.box.size:
+                self.store.read_crop(row, view.box, crop.numpy())
+            else:
+                crop.copy_(to_grid(torch.from_numpy(self.store.read_crop(row, view.box)), view))
+        return crops
 
     def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
         """Positions inside every scan and every global view of the sample, uniform in their intersection.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,20 +67,6 @@ class RawGroup:
             on_host=self.on_host and self.on_host[rows],
         )
 
-    @staticmethod
-    def cat(parts: Sequence[RawGroup]) -> RawGroup:
-        """Concatenate the views of several samples."""
-        names = parts[0].parameters
-        return RawGroup(
-            parts[0].role,
-            crops=torch.cat([part.crops for part in parts]),
-            affine=torch.cat([part.affine for part in parts]),
-            spacing_mm=torch.cat([part.spacing_mm for part in parts]),
-            parameters={name: torch.cat([part.parameters[name] for part in parts]) for name in names},
-            keys=Keys.cat(part.keys for part in parts),
-            views=tuple(view for part in parts for view in part.views),
-        )
-
 
 @dataclass(frozen=True)
 class RawBatch:
@@ -126,15 +112,6 @@ class RawBatch:
                 return tensor[start : start + samples]
 
             yield RawBatch(groups, self.points and self.points.map(chunk))
-
-    @staticmethod
-    def cat(samples: Sequence[RawBatch]) -> RawBatch:
-        """Concatenate samples with the same roles into one batch."""
-        groups = zip(*(sample.groups for sample in samples), strict=True)
-        points = [sample.points for sample in samples if sample.points is not None]
-        return RawBatch(
-            tuple(RawGroup.cat(parts) for parts in groups), Points.cat(points) if points else None
-        )
 
 
 def on_device(batch: D, device: torch.device, *names: str) -> D:

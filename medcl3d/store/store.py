@@ -112,11 +112,17 @@ class Store:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": OrderedDict()}  # a worker opens its own maps
 
-    def read_crop(self, scan: int, box: Box) -> np.ndarray:
-        """A box of a scan as ``Float32[C, D, H, W]``, padded with the scan's own value of empty space."""
+    def read_crop(self, scan: int, box: Box, out: np.ndarray | None = None) -> np.ndarray:
+        """A box of a scan as ``Float32[C, D, H, W]``, padded with the scan's own value of empty space.
+
+        out: the array to read into and to return (default: a new one). ValueError: its shape or type differs.
+        """
+        shape = (self.num_channels, *box.size)
+        if out is not None and (out.shape != shape or out.dtype != np.float32):
+            raise ValueError(f"out is {out.dtype}{list(out.shape)}; it must be float32{list(shape)}")
         values = self._map(scan, is_label=False)
         fill = np.asarray(self.scans[scan]["normalisation"]["fill"], dtype=np.float32)
-        crop = np.empty((self.num_channels, *box.size), dtype=np.float32)
+        crop = np.empty(shape, dtype=np.float32) if out is None else out
         inside, target = _overlap(box, values.shape[1:])
         if target is None or tuple(s.stop - s.start for s in target) != tuple(box.size):
             crop[:] = fill[:, None, None, None]

@@ -128,6 +128,46 @@ def test_points_lie_in_every_view_and_show_the_same_tissue(tiny_store: Path, lea
     assert torch.corrcoef(torch.stack(values))[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        {"overlapping_crops": {"num_views": 3}},
+        {"augmented_views": {"resized_crop": True}},
+        {"multi_crop": {"local_size": [8, 8, 8], "num_local": 2}},
+        {"voxel_correspondence": {"num_points": 40}},
+    ],
+    ids=lambda pairs: next(iter(pairs)),
+)
+def test_a_batch_is_equal_to_its_samples_made_one_by_one(
+    tiny_store: Path, pairs: dict[str, dict[str, object]]
+) -> None:
+    """With as many ranks as samples, the batch of each rank is one sample."""
+    config = config_of_points(tiny_store, pairs)
+    if "voxel_correspondence" not in pairs:
+        config["objective"] = "simclr"
+    dataset = assemble(parse(config, PretrainConfig, "test")).dataset()
+    whole = dataset[1]
+    parts = [dataclasses.replace(dataset, rank=rank, world_size=4)[1] for rank in range(4)]
+    for number, group in enumerate(whole.groups):
+        ones = [part.groups[number] for part in parts]
+        assert {one.role for one in ones} == {group.role}
+        assert group.views == tuple(view for one in ones for view in one.views)
+        for name in ("crops", "affine", "spacing_mm"):
+            assert torch.equal(getattr(group, name), torch.cat([getattr(one, name) for one in ones])), name
+        for name, value in group.parameters.items():
+            assert torch.equal(value, torch.cat([one.parameters[name] for one in ones])), name
+        expected = torch.cat([one.keys.matrix() for one in ones])
+        torch.testing.assert_close(group.keys.matrix(), expected, rtol=0, atol=0, equal_nan=True)
+        store, view = dataset.store, group.views[-1]
+        crop = torch.from_numpy(store.read_crop(int(dataset.scans.rows[view.scan]), view.box))
+        assert torch.equal(group.crops[-1], to_grid(crop, view))
+    assert (whole.points is None) == (parts[0].points is None)
+    if whole.points is not None:
+        for name in ("position_mm", "key_mm", "body_mm", "valid"):
+            found = getattr(whole.points, name)
+            assert torch.equal(found, torch.cat([getattr(part.points, name) for part in parts])), name
+
+
 def test_points_lie_in_the_box_around_the_body(tiny_store: Path) -> None:
     parts = parts_of(tiny_store)
     collection = parts.scans.collection

@@ -51,6 +51,15 @@ def test_a_box_is_a_slice_of_the_padded_volume(store, scan, start, size) -> None
         np.testing.assert_array_equal(store.read_label(scan, Box(start, size)), label[where])
 
 
+def test_a_crop_is_read_into_an_array_of_its_shape_and_type(store: Store) -> None:
+    box, wide = Box((-2, 3, 4), (6, 5, 4)), np.full((2, 1, 6, 5, 4), 7, dtype=np.float32)
+    assert store.read_crop(1, box, wide[1]) is not wide and (wide[0] == 7).all()
+    np.testing.assert_array_equal(wide[1], store.read_crop(1, box))
+    for wrong in (wide, wide[0].astype(np.float64), wide[0, :, :, :, :1]):
+        with pytest.raises(ValueError, match=r"float32\[1, 6, 5, 4\]"):
+            store.read_crop(1, box, wrong)
+
+
 def test_a_crop_is_a_copy(store) -> None:
     before = store.read_volume(0).copy()
     for values in (store.read_crop(0, Box((0, 0, 0), (4, 4, 4))), store.read_volume(0), store.read_label(0)):
