@@ -22,10 +22,10 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability drills security audit pictures measured recovery wheel clean
+.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability drills security audit pictures measured recovery benchmark benchmark-check wheel clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.stamp ## create .venv with all dependencies
 
@@ -101,6 +101,16 @@ measured: setup ## measure the distances of each strategy's pairs on real scans
 recovery: setup ## measure which known factors each strategy keeps: docs/strategies/recovery.md, an hour or more
 	test -d data/recovery/store || $(BIN)/medcl3d prepare simulated - --out data/recovery num_patients=80 test_fraction=0.4
 	$(BIN)/python docs/strategies/recovery.py
+
+# Benchmarks beside other libraries; all others: `python tools/benchmark.py`. Peers that setup does not install
+# are listed as not measured: pip install --no-deps batchgeneratorsv2
+BESIDE = loss_peers pipeline plain_loop startup
+
+benchmark: setup ## measure speed beside other libraries: docs/results/performance.md and .json, minutes
+	$(FEW_THREADS) $(BIN)/python tools/benchmark.py $(BESIDE) --out docs/results/performance.md
+
+benchmark-check: setup ## measure again, and list what is slower beside other libraries than in performance.json
+	$(FEW_THREADS) $(BIN)/python benchmarks/check.py docs/results/performance.json $(BESIDE)
 
 wheel: setup ## build dist/medcl3d-*.whl
 	$(BIN)/python -m build --wheel

@@ -13,10 +13,14 @@ from pathlib import Path
 
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import collection
+from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import losses
 from benchmarks.measure import Bench, Scale, Table
 from benchmarks.page import as_rich, describe_environment, update
 from benchmarks.pairs import pairs
+from benchmarks.pipeline import pipeline
+from benchmarks.plain_loop import plain_loop
+from benchmarks.startup import startup
 from benchmarks.step import step
 from benchmarks.stores import stores
 from benchmarks.transfers import transfers
@@ -27,9 +31,13 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "stores": stores,
     "pairs": pairs,
     "views": views,
+    "pipeline": pipeline,
     "losses": losses,
+    "loss_peers": loss_peers,
     "grad_cache": grad_cache,
     "step": step,
+    "plain_loop": plain_loop,
+    "startup": startup,
     "transfers": transfers,
     "collection": collection,
 }
@@ -38,8 +46,9 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
 def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale | None = None) -> list[Table]:
     """Run benchmarks and print their tables.
 
-    names: keys of `BENCHMARKS`, default all; out: a Markdown (.md) or JSON (.json) file, in which the
-    sections of these benchmarks are replaced. ConfigError: an unknown name, or another file type.
+    names: keys of `BENCHMARKS`, default all; out: a JSON file (.json), or a Markdown file (.md) and the JSON
+    file beside it, in which the sections of these benchmarks are replaced. ConfigError: an unknown name, or
+    another file type.
     """
     from rich.console import Console
 
@@ -57,5 +66,6 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
             console.print(as_rich(tables[-1]))
             console.print(tables[-1].note)
             if out is not None:  # after each benchmark, so that an interrupted run keeps its results
-                update(out, tables[-1:], environment)
+                for path in (out, out.with_suffix(".json")):
+                    update(path, tables[-1:], environment)
     return tables

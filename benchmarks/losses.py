@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,7 +114,7 @@ def _measured(name: str, n: int) -> tuple[float, float] | None:
 def measure(name: str, n: int) -> None:
     """Print seconds (of the fastest call) and MiB as JSON; there are more calls for small batches."""
     torch.set_num_threads(1)
-    loss = _lightly(n) if name == LIGHTLY else _plain(n) if name == PLAIN else _ours(*OURS[name], n)
+    loss = lightly_loss() if name == LIGHTLY else plain(n) if name == PLAIN else ours(*OURS[name], n)
     if loss is None:
         print("null")
         return
@@ -129,7 +129,8 @@ def measure(name: str, n: int) -> None:
     print(json.dumps([min(seconds), peak_memory_mb(torch.device("cpu")) - before]))
 
 
-def _ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
+def ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
+    """The loss of `n` embeddings with the relation of a strategy; declared: its `constant_across` is used."""
     keys = keys_of(n)
     relating = Relating(
         strategy.relate, strategy, constant_across=strategy.traits.constant_across if declared else None
@@ -142,14 +143,15 @@ def _ours(strategy: Any, declared: bool, n: int) -> Callable[[Tensor], Tensor]:
     return loss
 
 
-def _plain(n: int) -> Callable[[Tensor], Tensor]:
+def plain(n: int) -> Callable[[Tensor], Tensor]:
+    """NT-Xent of `n` embeddings as a cross-entropy of all similarities."""
     itself, partner = torch.eye(n, dtype=torch.bool), torch.arange(n) ^ 1
     return lambda z: F.cross_entropy((z @ z.T / TEMPERATURE).masked_fill(itself, -torch.inf), partner)
 
 
-def _lightly(n: int) -> Callable[[Tensor], Tensor] | None:
-    """lightly's loss, without the `__init__` modules of its packages, which import torchvision."""
-    found = find_spec("lightly")
+def lightly_loss() -> Callable[[Tensor], Tensor] | None:
+    """lightly's loss, None if not installed, without its `__init__` modules, which import torchvision."""
+    found = PathFinder.find_spec("lightly")  # also if the stand-ins below are imported
     if found is None or not found.submodule_search_locations:
         return None
     root = Path(found.submodule_search_locations[0])

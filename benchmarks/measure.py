@@ -28,18 +28,22 @@ PATCH = (32, 32, 32)
 class Scale:
     """Size of the benchmarks.
 
-    The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels.
+    The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels; `large` is the
+    edge of the volumes that loaders of other libraries are compared on.
     """
 
     num_patients: int = 6
     shape: tuple[int, int, int] = (96, 96, 96)
+    large: int = 192
     repeats: int = 7
     crops: int = 256
     steps: int = 12
     samples_per_step: int = 8
     depth: int = 18
     embeddings: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    few_embeddings: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     loss_turns: int = 2
+    starts: int = 3
     collections: tuple[int, ...] = (1000, 5000, 20000)
 
 
@@ -74,18 +78,26 @@ class Bench:
         prepare("simulated", None, self.folder / name, fields=given.fields, options=given.options)
         return Store.open(self.folder / name)
 
-    def dataset(self, strategy: Any, recipe: Any, samples_per_step: int) -> PairDataset:
-        """The dataset of pretraining.
+    def dataset(
+        self,
+        strategy: Any,
+        recipe: Any,
+        samples_per_step: int,
+        store: Store | None = None,
+        patch: tuple[int, int, int] = PATCH,
+    ) -> PairDataset:
+        """The dataset of pretraining on the cohort, or on another store.
 
         ConfigError, DataError if the strategy cannot be used with this cohort.
         """
+        store = self.store if store is None else store
         scans = pretraining_scans(
-            self.store, DataConfig(root=self.store.root, patch_size=PATCH, smaller_than_patch="skip")
+            store, DataConfig(root=store.root, patch_size=patch, smaller_than_patch="skip")
         )
         anchors = strategy.anchors(scans.collection)
         num_points = strategy.num_points if relates_points(strategy) else 0
         return PairDataset(
-            self.store,
+            store,
             scans,
             strategy,
             recipe,

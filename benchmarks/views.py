@@ -12,6 +12,7 @@ from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, tak
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs import PAIRS
 from medcl3d.sampling.augment import make_views
+from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 
 CROPS_PER_VOLUME = 8  # crops per volume in TorchIO's queue
@@ -30,13 +31,13 @@ def views(bench: Bench) -> Table:
         for _ in range(num_batches):
             make_views(dataset[next(batches)], dataset.recipe)
 
-    paths = _write_volumes(bench)
+    paths = write_volumes(bench.folder, bench.store)
     works = {
         "medcl3d": ours,
-        "TorchIO, each crop transformed": _torchio_epochs(paths, num_batches, each_crop=True),
-        "TorchIO, each volume transformed": _torchio_epochs(paths, num_batches, each_crop=False),
+        "TorchIO, each crop transformed": torchio_epochs(paths, num_batches, each_crop=True),
+        "TorchIO, each volume transformed": torchio_epochs(paths, num_batches, each_crop=False),
     }
-    with one_core(), _one_thread_in_simpleitk():
+    with one_core(), one_thread_in_simpleitk():
         seconds = take_turns(works, bench.scale.repeats)
     crops = num_batches * CROPS_PER_BATCH
     rows = tuple(
@@ -59,13 +60,13 @@ def views(bench: Bench) -> Table:
     return Table("Views", ("pipeline", "crops per second", "speed-up of medcl3d"), rows, note)
 
 
-def _write_volumes(bench: Bench) -> list[Path]:
-    """Write the scans of the store as uncompressed NIfTI, the fastest case for TorchIO."""
+def write_volumes(folder: Path, store: Store) -> list[Path]:
+    """Write the scans of a store as uncompressed NIfTI, the fastest case for TorchIO."""
     import nibabel
 
-    store, paths = bench.store, []
+    paths = []
     for scan in range(len(store)):
-        paths.append(bench.folder / f"{scan}.nii")
+        paths.append(folder / f"{store.root.name}_{scan}.nii")
         nibabel.Nifti1Image(store.read_volume(scan)[0], store.collection.affines[scan]).to_filename(paths[-1])
     return paths
 
@@ -94,12 +95,19 @@ def torchio_transform() -> Any:
     )
 
 
-def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool) -> Callable[[], None]:
+def torchio_epochs(
+    paths: Sequence[Path],
+    num_batches: int,
+    *,
+    each_crop: bool = True,
+    size: tuple[int, int, int] = PATCH,
+    per_batch: int = CROPS_PER_BATCH,
+) -> Callable[[], None]:
     """A function that reads `num_batches` batches from TorchIO's queue."""
     import torchio as tio
 
     transform = torchio_transform()
-    crops = num_batches * CROPS_PER_BATCH
+    crops = num_batches * per_batch
     volumes = math.ceil(crops / CROPS_PER_VOLUME)
 
     class TransformingSampler(tio.UniformSampler):
@@ -109,7 +117,7 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
     def run() -> None:
         subjects = [tio.Subject(image=tio.ScalarImage(paths[i % len(paths)])) for i in range(volumes)]
         data = tio.SubjectsDataset(subjects, transform=None if each_crop else transform)
-        sampler = TransformingSampler(PATCH) if each_crop else tio.UniformSampler(PATCH)
+        sampler = TransformingSampler(size) if each_crop else tio.UniformSampler(size)
         queue = tio.Queue(
             data,
             max_length=4 * CROPS_PER_VOLUME,
@@ -117,9 +125,7 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
             sampler=sampler,
             num_workers=0,
         )
-        read = sum(
-            len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=CROPS_PER_BATCH)
-        )
+        read = sum(len(batch["image"][tio.DATA]) for batch in tio.SubjectsLoader(queue, batch_size=per_batch))
         if read != crops:
             raise RuntimeError(f"TorchIO returned {read} crops, but {crops} were measured for medcl3d")
 
@@ -127,7 +133,8 @@ def _torchio_epochs(paths: Sequence[Path], num_batches: int, *, each_crop: bool)
 
 
 @contextlib.contextmanager
-def _one_thread_in_simpleitk() -> Iterator[None]:
+def one_thread_in_simpleitk() -> Iterator[None]:
+    """Limit SimpleITK to one thread."""
     import SimpleITK
 
     threads = SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads()

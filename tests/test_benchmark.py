@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 
 from benchmarks import benchmark
+from benchmarks.check import slower
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import STAGES, collection
+from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
 from benchmarks.measure import Bench, Scale, Table, geometric, take_turns
 from benchmarks.page import update
 from benchmarks.pairs import pairs
+from benchmarks.peers import batchgenerators_transform, monai_transforms
+from benchmarks.pipeline import pipeline
+from benchmarks.plain_loop import plain_loop
+from benchmarks.startup import startup
 from benchmarks.stores import stores
 from benchmarks.views import torchio_transform, views
 from medcl3d.core.errors import ConfigError
@@ -22,13 +28,16 @@ from medcl3d.pairs import PAIRS
 SMALL = Scale(
     num_patients=3,
     shape=(36, 36, 36),
+    large=64,
     repeats=2,
     crops=32,
     steps=6,
     samples_per_step=4,
     depth=10,
     embeddings=(2048,),
+    few_embeddings=(64, 128),
     loss_turns=2,
+    starts=2,
     collections=(80, 320),
 )
 
@@ -81,6 +90,84 @@ def test_torchio_has_the_probabilities_of_the_recipe() -> None:
     assert probabilities["RandomAffine"] == recipe.spatial.affine_probability
     assert probabilities["RandomGamma"] == recipe.intensity.gamma_probability
     assert probabilities["RandomNoise"] == recipe.intensity.noise_probability
+
+
+def test_peers_have_the_probabilities_and_ranges_of_the_recipe() -> None:
+    from medcl3d.config.field_types import Choice
+    from medcl3d.views import VIEWS
+
+    recipe = VIEWS.build(Choice("mri"))
+    space, grey = recipe.spatial, recipe.intensity
+    expected = {
+        "affine": space.affine_probability,
+        "blur": grey.blur_probability,
+        "low": grey.low_resolution_probability,
+        "noise": grey.noise_probability,
+        "gamma": grey.gamma_probability,
+    }
+    monai = monai_transforms()
+    assert [t.prob for t in monai] == [*space.flip_probability, *expected.values()]
+    low, high = monai[3].rand_affine_grid.scale_range[0]
+    assert (low + 1, high + 1) == space.scale and monai[5].zoom_range == grey.low_resolution
+    assert monai[4].sigma_x == grey.blur_sigma and monai[7].gamma == grey.gamma
+    pytest.importorskip("batchgeneratorsv2")
+    mirror, *others = batchgenerators_transform((8, 8, 8)).transforms
+    assert space.flip_probability == (0.5,) * 3 and mirror.allowed_axes == (0, 1, 2)  # it flips half of all
+    assert [t.apply_probability for t in others] == list(expected.values())
+    assert others[0].transform.scaling == space.scale and others[4].transform.gamma == grey.gamma
+
+
+def test_losses_are_compared_with_each_library_that_is_installed(bench: Bench) -> None:
+    rows = loss_peers(bench).rows
+    assert {row[0] for row in rows} == {"64", "128"}
+    assert {row[1] for row in rows} >= {"augmented_views", "overlapping_crops", PLAIN, LIGHTLY}
+    assert all(row[3] == "1" or float(row[3].split()[0]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_every_pipeline_has_a_rate_for_two_sizes_of_crops(bench: Bench) -> None:
+    rows = pipeline(bench).rows
+    assert len({row[0] for row in rows}) == 1  # both are half of a volume of 64 voxels
+    assert {row[1] for row in rows} >= {"medcl3d", "TorchIO Queue", "MONAI CacheDataset"}
+    assert all(float(row[2].split()[0]) > 0 for row in rows if row[2] != "-")
+
+
+@pytest.mark.slow
+def test_a_whole_step_is_compared_with_a_plain_loop(bench: Bench) -> None:
+    rows = plain_loop(bench).rows
+    assert [row[1] for row in rows] == ["medcl3d", "plain loop"] * 2
+    assert all(float(row[2].split()[0]) > 1 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_first_step_of_a_command_is_compared_with_a_script(bench: Bench) -> None:
+    rows = startup(bench).rows
+    assert len(rows) == 2 and all(float(row[1].split()[0]) > 0.5 for row in rows)
+
+
+def table_of(ratio: str) -> dict[str, object]:
+    columns = ("crop", "pipeline", "crops per second", "speed-up of medcl3d")
+    rows = [
+        ["32", "medcl3d", "900 (800 to 1000)", "1"],
+        ["32", "peer", "5 (4 to 6)", ratio],
+        ["32", "x", "-", "-"],
+    ]
+    return {"title": "Crops", "columns": columns, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("now", "is_slower"),
+    [
+        ("3.00 (2.90 to 3.10)", True),
+        ("3.00 (1.00 to 4.50)", False),  # its interval reaches the earlier one
+        ("3.80 (3.70 to 3.85)", False),  # less than a tenth lower
+        ("9.00 (8.90 to 9.10)", False),
+        ("-", False),
+    ],
+)
+def test_a_ratio_is_slower_if_interval_and_mean_are_lower(now: str, is_slower: bool) -> None:
+    found = slower(table_of("4.00 (3.90 to 4.10)"), table_of(now))
+    assert found == (["Crops: 32, peer: 3 (2.9 to 3.1), before 4 (3.9 to 4.1)"] if is_slower else [])
 
 
 def test_functions_are_measured_in_turns_after_a_warm_up_call() -> None:
@@ -150,7 +237,11 @@ def test_only_sections_of_measured_benchmarks_are_replaced(tmp_path: Path, kind:
 @pytest.mark.parametrize(
     ("names", "out", "message"),
     [
-        (["vews"], None, "stores, pairs, views, losses, grad_cache, step, transfers, collection"),
+        (
+            ["vews"],
+            None,
+            "stores, pairs, views, pipeline, losses, loss_peers, grad_cache, step, plain_loop, startup",
+        ),
         ([], Path("figures.txt"), r"\.md"),
     ],
 )

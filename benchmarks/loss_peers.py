@@ -1,0 +1,83 @@
+"""Benchmark of the contrastive loss beside NT-Xent of other libraries, alternated in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.losses import (
+    DIM,
+    LIGHTLY,
+    OURS,
+    PLAIN,
+    SAMPLES_PER_SCAN,
+    TEMPERATURE,
+    lightly_loss,
+    ours,
+    plain,
+)
+from benchmarks.measure import Bench, Table, geometric, one_core, take_turns
+from medcl3d.distributed.memory import keep_freed_memory
+
+METRIC_LEARNING = "pytorch-metric-learning NTXentLoss"
+TITLE = "Contrastive losses beside other libraries"
+COLUMNS = ("embeddings", "loss", "ms", f"speed-up over the {PLAIN}")
+NAMES = ("augmented_views", "overlapping_crops")
+
+
+def loss_peers(bench: Bench) -> Table:
+    """Loss and gradient of some hundreds to thousands of embeddings, with two views per sample."""
+    keep_freed_memory()
+    rows: list[tuple[str, ...]] = []
+    lightly = lightly_loss()
+    for n in bench.scale.few_embeddings:
+        losses: dict[str, Callable[[Tensor], Tensor]] = {name: ours(*OURS[name], n) for name in NAMES}
+        losses[PLAIN] = plain(n)
+        if lightly is not None:
+            losses[LIGHTLY] = lightly
+        if find_spec("pytorch_metric_learning") is not None and n <= 1024:  # it makes a list of all pairs
+            losses[METRIC_LEARNING] = _metric_learning(n)
+        with one_core():
+            times = max(1, 1024 // n)
+            works = {name: _forward_and_backward(loss, n, times) for name, loss in losses.items()}
+            seconds = take_turns(works, bench.scale.repeats)
+        rows += [
+            (
+                str(n),
+                name,
+                geometric(1000 * one / times, ".2f"),
+                "1" if name == PLAIN else geometric(seconds[PLAIN] / one, ".2f"),
+            )
+            for name, one in seconds.items()
+        ]
+    note = (
+        f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core, "
+        f"{bench.scale.repeats} turns, in a process that keeps freed memory. The {PLAIN} is NT-Xent as a "
+        "cross-entropy of similarities, without a relation; the times of `augmented_views` and "
+        f"`overlapping_crops` ({SAMPLES_PER_SCAN} samples per scan) include that of their relation."
+    )
+    return Table(TITLE, COLUMNS, tuple(rows), note)
+
+
+def _forward_and_backward(loss: Callable[[Tensor], Tensor], n: int, times: int) -> Callable[[], None]:
+    z = F.normalize(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+
+    def run() -> None:
+        for _ in range(times):
+            z.grad = None
+            loss(z).backward()
+
+    return run
+
+
+def _metric_learning(n: int) -> Callable[[Tensor], Tensor]:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    loss: Any = NTXentLoss(temperature=TEMPERATURE)
+    labels = torch.arange(n) // 2
+    return lambda z: loss(z, labels)
