@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from itertools import product
@@ -113,17 +114,21 @@ class OverlappingCrops:
     ) -> list[Box]:
         """Two boxes with an IoU as close to a uniform draw as voxels allow; [] if it is outside the range."""
         size = np.array(collection.patch_size)
-        origin = Box((0, 0, 0), collection.patch_size)
         target = rng.uniform(self.min_iou, self.max_iou)
         exact = overlap_offset(size, high - low, target, rng)
-        rounded = [np.unique([np.floor(x), np.ceil(x)]) for x in exact]
-        offsets = [np.array(o, dtype=np.int64) for o in product(*rounded) if (np.abs(o) <= high - low).all()]
-        offsets.sort(key=lambda o: abs(iou(origin, Box(triple(o), origin.size)) - target))
-        if not offsets or not self._fits(iou(origin, Box(triple(offsets[0]), origin.size))):
+        rounded = [sorted({math.floor(x), math.ceil(x)}) for x in exact.tolist()]
+        offsets = np.array(list(product(*rounded)), dtype=np.int64)
+        offsets = offsets[(np.abs(offsets) <= high - low).all(1)]
+        if len(offsets) == 0:
             return []
-        offset = offsets[0]
+        shared = np.maximum(size - np.abs(offsets), 0).prod(1)
+        overlaps = shared / (2 * size.prod() - shared)
+        nearest = int(np.abs(overlaps - target).argmin())
+        if not self._fits(float(overlaps[nearest])):
+            return []
+        offset = offsets[nearest]
         start = rng.integers(low + np.maximum(0, -offset), high - np.maximum(0, offset) + 1)
-        return [Box(triple(start), origin.size), Box(triple(start + offset), origin.size)]
+        return [Box(triple(start), triple(size)), Box(triple(start + offset), triple(size))]
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""

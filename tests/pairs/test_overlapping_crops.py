@@ -15,6 +15,7 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.pairs.boxes import iou, iou_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from tests.pairs.collections import collections, make_collection
+from tests.reference.boxes import two_boxes
 
 
 def measured_iou(
@@ -50,6 +51,21 @@ def test_every_pair_has_an_iou_in_the_range(
     keys = collection.keys(views, np.zeros(num_views), np.arange(num_views))
     overlap = iou_mm(keys, keys)[~torch.eye(num_views, dtype=torch.bool)]
     assert (overlap >= low - 1e-6).all() and (overlap <= low + width + 1e-6).all()
+
+
+@pytest.mark.parametrize("room", [(40, 30, 20), (5, 2, 1), (40, 0, 3)])
+def test_two_boxes_are_those_drawn_box_by_box(room: tuple[int, int, int]) -> None:
+    collection = dataclasses.replace(make_collection(0, 1), patch_size=(12, 10, 8))
+    low, high = np.array([-3, 0, 4]), np.array([-3, 0, 4]) + room
+    drawn = []
+    for seed in range(100):
+        for lowest, highest in ((0.3, 0.8), (0.05, 0.95)):
+            strategy = OverlappingCrops(min_iou=lowest, max_iou=highest)
+            one, two = np.random.default_rng(seed), np.random.default_rng(seed)
+            drawn.append(strategy._first_two(collection, low, high, one))
+            assert drawn[-1] == two_boxes(np.array([12, 10, 8]), low, high, lowest, highest, two)
+            assert one.bit_generator.state == two.bit_generator.state
+    assert any(drawn)
 
 
 def test_the_iou_is_that_of_the_boxes_in_the_world() -> None:
