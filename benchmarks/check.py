@@ -49,6 +49,8 @@ def main(committed: str, *names: str) -> None:
     """Run benchmarks and compare their ratios with those of a file."""
     from benchmarks import benchmark
 
+    if not Path(committed).is_file():
+        sys.exit(f"{committed}: not a file; `make benchmark` writes it")
     before = {table["title"]: table for table in json.loads(Path(committed).read_text())["tables"]}
     tables = [asdict(table) for table in benchmark(names)]
     lines = [
