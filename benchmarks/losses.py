@@ -151,7 +151,7 @@ def plain(n: int) -> Callable[[Tensor], Tensor]:
 
 def lightly_loss() -> Callable[[Tensor], Tensor] | None:
     """lightly's loss, None if not installed, without its `__init__` modules, which import torchvision."""
-    found = PathFinder.find_spec("lightly")  # also if the stand-ins below are imported
+    found = PathFinder.find_spec("lightly")  # also if the substitutes below are imported
     if found is None or not found.submodule_search_locations:
         return None
     root = Path(found.submodule_search_locations[0])
