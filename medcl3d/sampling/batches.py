@@ -6,6 +6,7 @@ import errno
 import multiprocessing.queues
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from itertools import chain
@@ -13,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch._C import _error_if_any_worker_fails
 from torch.utils.data import DataLoader, Dataset
 
 from medcl3d.core.errors import MachineError
@@ -43,14 +45,17 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_in_worker,
     )
+    before = signal.getsignal(signal.SIGCHLD)
     try:
         ahead = iter(loader)  # the workers begin
         items = chain((first.pop() for _ in range(len(first))), ahead)
-        yield from _failing_in_time(items) if workers else items
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        yield from _failing_in_time(items, before) if workers else items
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # Of a worker that dies while it passes on a batch, only the connection is lost.
+        is_lost = bool(workers) and not isinstance(error, RuntimeError)
+        if not is_lost and "DataLoader" not in str(error):
             raise
-        first_line = str(error).splitlines()[0].strip()
+        first_line = "a worker ended" if is_lost else str(error).splitlines()[0].strip()
         full = shared_memory_now(size)
         # What ended the worker is either the error itself or the one that it was raised from.
         reasons = f"{error} {error.__cause__}"
@@ -62,26 +67,28 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         ) from error
 
 
-def _failing_in_time(ahead: Iterator[Any]) -> Iterator[Any]:
+def _failing_in_time(ahead: Iterator[Any], before: Any) -> Iterator[Any]:
     """The same items, and torch's error of a worker that died only while one is requested.
 
-    torch raises it in a handler of SIGCHLD, so anywhere: also where other errors are expected.
+    torch raises it in a handler of SIGCHLD, so anywhere: also where other errors are expected, and while the
+    run ends. before: the handler that was there before torch's, and is again afterwards.
     """
-    fail: Any = signal.getsignal(signal.SIGCHLD)
     is_requested = has_ended = False
 
-    def handler(number: int, frame: FrameType | None) -> None:
+    def handler(_: int, __: FrameType | None) -> None:
         nonlocal has_ended
         has_ended = True
         if is_requested:
-            fail(number, frame)
+            _error_if_any_worker_fails()
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     with handled([signal.SIGCHLD], handler):
         while True:
             is_requested = True
             try:
                 if has_ended:
-                    fail(signal.SIGCHLD, None)
+                    _error_if_any_worker_fails()
                 item = next(ahead, None)
             finally:
                 is_requested = False

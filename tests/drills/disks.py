@@ -141,7 +141,7 @@ DISKS = [
         namespaces=True,
     ),
     Drill(68, "read-only disk", read_only, [4], ["Read-only file system"], "killed", namespaces=True),
-    Drill(68, "file in place of the run folder", in_the_way, [4], ["cannot be written"], "not started"),
+    Drill(68, "file in place of the run folder", in_the_way, [4], ["cannot be written"], "damaged"),
     Drill(
         69,
         "disk full for TensorBoard",

@@ -103,7 +103,7 @@ LOADING = [
         "worker killed",
         killed_worker,
         [4],
-        ["DataLoader worker", "killed", "the same command resumes"],
+        ["was it out of memory, or killed", "the same command resumes"],
         "failed",
     ),
     Drill(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 
 from tests.drills.drill import Drill
+from tests.drills.loading import block
 from tests.drills.place import Outcome, Place
 
 STOPPED = "rerun the command to resume"
@@ -28,12 +30,16 @@ def signalled(number: signal.Signals, ranks: int = 1, to: int = 0) -> Callable[[
 
 
 def interrupted_twice(place: Place) -> Outcome:
-    """Send SIGINT until the process ends."""
-    commands = place.start()
+    """Send two SIGINT while the run waits for a batch, so that it cannot stop after a step."""
+    lost = place.folder / "lost"
+    commands = place.start(before=[partial(block, lost)])
     place.wait_for_step(4, commands)
-    while not commands[0].ended:
+    lost.touch()
+    time.sleep(2)  # until the run waits
+    for _ in range(2):
         commands[0].send(signal.SIGINT)
-    return place.end(commands)
+        time.sleep(0.5)
+    return place.end(commands, lost.unlink)
 
 
 def silent_rank(place: Place) -> Outcome:
