@@ -140,13 +140,20 @@ def test_compare_accepts_an_expanded_glob(called: list[tuple[Any, ...]], tmp_pat
     config.touch()
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "runs/b", "runs/c").exit_code == 0
     assert medcl3d("compare", config, "runs/b").exit_code == 0
-    assert called[0] == (config, ["jobs=2"], False, [Path("runs/a"), Path("runs/b"), Path("runs/c")], None)
+    assert called[0] == (
+        config,
+        ["jobs=2"],
+        False,
+        [Path("runs/a"), Path("runs/b"), Path("runs/c")],
+        None,
+        None,
+    )
     (tmp_path / "num_labelled=2").mkdir()
     assert medcl3d("compare", config, "jobs=2", "--from", "runs/a", "num_labelled=2").exit_code == 0
-    assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")], None), (
+    assert called[2] == (config, ["jobs=2"], False, [Path("runs/a"), Path("num_labelled=2")], None, None), (
         "a folder with = in its name"
     )
-    assert called[1] == (config, ["runs/b"], False, [], None), (
+    assert called[1] == (config, ["runs/b"], False, [], None, None), (
         "without --from it is a wrong override, which the configuration refuses"
     )
 

@@ -63,15 +63,15 @@ def load_weights(
         path, foreign = source.weights, foreign_encoder(source)
         sidecar, found = foreign.sidecar, {f"encoder.{name}": one for name, one in foreign.weights.items()}
         refuse_patients(path, sidecar["pretraining_patients"], test_patients)
+        _require_decoders(path, sidecar, network, transfer)
         unverified = [*foreign.notes, *unknown_origin(path, sidecar)]
     else:
         path = weights_path(Path(source))
         sidecar = read_sidecar(path)
         refuse_test_patients(path, sidecar, test_patients)
         unverified = refuse_test_scans(path, sidecar, test_patients, store)
+        _require_decoders(path, sidecar, network, transfer)
         found = read_weights(path, sidecar, f"use the {WEIGHTS} of a pretraining")
-    if transfer == "all":
-        _require_decoders(path, sidecar, network)
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
     weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
     own = _of_parts(network.state_dict(), parts)
@@ -98,7 +98,9 @@ def load_weights(
     return Transferred(sidecar, (*notes, *unverified))
 
 
-def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network) -> None:
+def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network, transfer: Transfer) -> None:
+    if transfer == "encoder":
+        return
     if sidecar.get("decoder") and network.decoder is not None:
         return
     why = (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medcl3d.encoders.swin3d import Swin3d as Swin3d
     from medcl3d.encoders.unet3d import UNet3d as UNet3d
     from medcl3d.encoders.vit3d import ViT3d as ViT3d
+    from medcl3d.encoders.whole_unet3d import WholeUNet3d as WholeUNet3d
 
 ENCODERS = Registry("encoder", __name__, owner="encoder.{}")
 

@@ -24,8 +24,9 @@ class WholeUNet3d(nn.Module):
     out_channels  channels of the finest map
 
     Maps: the decoder's output at full resolution, then the encoder's stages from stride 2 on. The pooled
-    features average the coarsest. Convolutions reflect at the border and have no bias; each but the last is
-    followed by batch norm and ReLU. Parameter names are those of anatomix.
+    features average the coarsest and the finest, so that every parameter has an effect on them. Convolutions
+    reflect at the border and have no bias; each but the last is followed by batch norm and ReLU. Parameter
+    names are those of anatomix.
     Source: Dey et al. 2025, Learning General-Purpose Biomedical Volume Representations, arXiv:2411.02372.
     """
 
@@ -55,7 +56,7 @@ class WholeUNet3d(nn.Module):
         self.model = nn.Sequential(*layers)
         self.channels: tuple[int, ...] = (out_channels, *stages[1:])
         self.strides: tuple[Triple, ...] = tuple((2**s, 2**s, 2**s) for s in range(num_downs + 1))
-        self.num_features = self.channels[-1]
+        self.num_features = self.channels[-1] + out_channels
 
     def forward(self, x: Float[Tensor, "B C D H W"]) -> Features:
         """Features of ``[B, C, D, H, W]``: pooled ``[B, num_features]``, maps finest first.
@@ -75,7 +76,8 @@ class WholeUNet3d(nn.Module):
             if index in self._stage_ends:
                 stages.append(x)
                 skipped = stages[:-1]
-        return Features(global_average(stages[-1]), (x, *stages[1:]))
+        pooled = cat((global_average(stages[-1]), global_average(x)), dim=1)
+        return Features(pooled, (x, *stages[1:]))
 
 
 def _convolution(width_in: int, width: int) -> nn.Conv3d:

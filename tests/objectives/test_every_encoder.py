@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from medcl3d.encoders import ENCODERS
 from tests.objectives.small import NAMES, SIDE, Step, batch_of
-
-SMALL: dict[str, dict[str, Any]] = {
-    "unet3d": {"channels": [4, 8], "strides": [1, 2]},
-    "module": {
-        "path": "torch.nn:Conv3d",
-        "arguments": {"in_channels": 1, "out_channels": 6, "kernel_size": 2, "stride": 2},
-        "channels": [6],
-        "strides": [2],
-    },
-    "resnet3d": {"depth": 10, "width": 0.0625, "stem_kernel": 3, "stem_stride": 1, "max_pool": False},
-    "swin3d": {
-        "patch": [1, 1, 1],
-        "feature_size": 6,
-        "num_layers": [1, 1, 1, 1],
-        "num_heads": [1, 1, 1, 1],
-        "window_size": [2, 2, 2],
-    },
-    "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2},
-}
+from tests.pretend.steps import ENCODERS as SMALL_ENCODERS
 
 
 def test_all_encoders_are_tested_here() -> None:
-    assert set(SMALL) == set(ENCODERS.names())
+    assert set(SMALL_ENCODERS) == set(ENCODERS.names())
 
 
-@pytest.mark.parametrize("encoder", sorted(SMALL))
+@pytest.mark.parametrize("encoder", sorted(SMALL_ENCODERS))
 @pytest.mark.parametrize("name", NAMES)
 def test_a_step(name: str, encoder: str) -> None:
-    model = Step(name, {encoder: SMALL[encoder]})
+    model = Step(name, {encoder: SMALL_ENCODERS[encoder]})
     local = 1 if name in ("simclr", "dino", "swav", "byol") and encoder in ("unet3d", "vit3d") else 0
     batch = batch_of(range(4), num_local=local, edge=16 if encoder == "swin3d" else SIDE)
     first = model(batch)

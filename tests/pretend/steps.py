@@ -52,6 +52,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "window_size": [2, 2, 2],
     },
     "vit3d": {"patch": [4, 4, 4], "hidden_size": 12, "num_layers": 1, "num_heads": 2},
+    "whole_unet3d": {"width": 4, "num_downs": 1, "out_channels": 4},
     "module": {
         "path": "torch.nn:Conv3d",
         "arguments": {"in_channels": 1, "out_channels": 6, "kernel_size": 2, "stride": 2},

@@ -70,14 +70,14 @@ class Arm:
     """One arm: starts from the encoder of a pretraining, from weights of another project, or from scratch.
 
     pretraining  name of the pretraining (default: from scratch)
+    set          fields of the measuring recipe that differ in this arm: dotted key -> value
     init         weights of another project, as `{weights: FILE, layout: NAME, saw: unknown}`; usually with
                  their encoder in `set`
-    set          fields of the measuring recipe that differ in this arm: dotted key -> value
     """
 
     pretraining: str | None = None
-    init: ForeignWeights | None = None
     set: dict[str, Any] = field(default_factory=dict)
+    init: ForeignWeights | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
