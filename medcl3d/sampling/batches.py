@@ -71,7 +71,7 @@ def _failing_in_time(ahead: Iterator[Any], before: Any) -> Iterator[Any]:
     """The same items, and torch's error of a worker that died only while one is requested.
 
     torch raises it in a handler of SIGCHLD, so anywhere: also where other errors are expected, and while the
-    run ends. before: the handler that was there before torch's, and is again afterwards.
+    run ends. before: the handler before torch's, which is set again afterwards.
     """
     is_requested = has_ended = False
 
