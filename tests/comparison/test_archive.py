@@ -61,6 +61,12 @@ def test_a_restored_comparison_runs_only_what_is_missing(comparison: Callable[..
     assert repeated == [Path("runs/pretrain/simclr/seed_1")]
 
     changed = {file: file.stat().st_mtime_ns for file in Path("runs").rglob("results.json")}
+    compare(path, ["out_dir=elsewhere"], restore_from=Path("rows.jsonl.xz"))
+    again = Path("elsewhere/finetune/scratch").rglob("results.json")
+    assert sorted(file.read_bytes() for file in again) == sorted(
+        file.read_bytes() for file in Path("runs/finetune/scratch").rglob("results.json")
+    )
+
     compare(path, restore_from=Path("rows.jsonl.xz"))
     assert {file: file.stat().st_mtime_ns for file in changed} == changed
 

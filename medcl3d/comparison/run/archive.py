@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import file_beside
 from medcl3d.comparison.plan.runs import Run
@@ -93,6 +95,7 @@ def restore(path: Path, runs: Sequence[Run], config: CompareConfig) -> int:
             continue
         shutil.rmtree(folder, ignore_errors=True)  # a log without a run
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _set_paths(place / "config.yaml", run, config)
         place.rename(folder)
         number += 1
     declared = file_beside(runs, config)
@@ -102,6 +105,19 @@ def restore(path: Path, runs: Sequence[Run], config: CompareConfig) -> int:
         there.rename(declared)
     shutil.rmtree(unpacked)
     return number
+
+
+def _set_paths(file: Path, run: Run, config: CompareConfig) -> None:
+    """Replace the paths of the comparison that wrote a run by those of this one, if they are the same below
+    `out_dir`.
+    """
+    written = yaml.safe_load(file.read_text("utf-8"))
+    planned = {"out_dir": run.folder} if run.needs is None else {"out_dir": run.folder, "init": run.needs}
+    for name, path in planned.items():
+        inside = path.relative_to(config.out_dir).parts
+        if Path(str(written.get(name))).parts[-len(inside) :] == inside:
+            written[name] = run.planned[name]
+    write_text(file, yaml.safe_dump(written, sort_keys=False))
 
 
 def _kept(name: str, text: str, config: CompareConfig) -> str:
