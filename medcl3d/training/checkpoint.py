@@ -6,7 +6,9 @@ is read with `weights_only=True`, so that an untrusted file cannot run code.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import pickle
 import warnings
 from contextlib import suppress
@@ -70,7 +72,10 @@ def save(folder: Path, state: TrainState) -> Path:
     except (OSError, RuntimeError, MachineError) as error:  # torch raises RuntimeError if the disk is full
         cause = error.__cause__ or error
         reason = str(getattr(cause, "strerror", None) or cause).splitlines()[0]
-        sizes = f"{format_size(num_bytes(vars(state)))} needed, {format_size(free_bytes(folder))} free"
+        needed, free = num_bytes(vars(state)), free_bytes(folder)
+        if free < needed:  # torch may name a position in the file instead
+            reason = os.strerror(errno.ENOSPC)
+        sizes = f"{format_size(needed)} needed, {format_size(free)} free"
         raise MachineError(
             path,
             f"cannot be written ({reason}; {sizes})",
