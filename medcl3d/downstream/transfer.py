@@ -23,11 +23,10 @@ from medcl3d.downstream.seen_patients import (
 )
 from medcl3d.encoders.network import Network
 from medcl3d.layouts.foreign import ForeignWeights, foreign_encoder
+from medcl3d.layouts.weights_file import unwrapped
 from medcl3d.store.store import Store
 
 Transfer = Literal["encoder", "all"]
-
-WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def load_weights(
         _require_decoders(path, sidecar, network, transfer)
         found = read_weights(path, sidecar, f"use the {WEIGHTS} of a pretraining")
     parts = ("encoder", "decoder") if transfer == "all" else ("encoder",)
-    weights = _of_parts({_unwrapped(name): tensor for name, tensor in found.items()}, parts)
+    weights = _of_parts(unwrapped(found), parts)
     own = _of_parts(network.state_dict(), parts)
     adapted = _repeat_over_channels(weights, own, sidecar.get("in_channels"))
     different = mismatch(weights, own)
@@ -138,13 +137,6 @@ def mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         table.add_row(name, "", "unexpected")
     Console(stderr=True).print(table)
     return f"{100 * matching / max(1, len(own)):.0f}% of {len(own)} tensors match; {'; '.join(parts)}"
-
-
-def _unwrapped(name: str) -> str:
-    """A name without the prefixes that wrappers add in front or inside."""
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper).replace(f".{wrapper}", ".")
-    return _unwrapped(name) if name.startswith(WRAPPERS) else name
 
 
 def _repeat_over_channels(

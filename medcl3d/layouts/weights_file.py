@@ -38,7 +38,7 @@ def read_weights_file(content: bytes, path: Path) -> WeightsFile:
     """
     if path.suffix == ".safetensors":
         try:
-            return WeightsFile(_unwrapped(from_safetensors(content)), {})
+            return WeightsFile(unwrapped(from_safetensors(content)), {})
         except (SafetensorError, ValueError) as error:
             raise _unreadable(path, f"not a complete safetensors file ({error})") from None
     found = _from_torch(content, path)
@@ -52,7 +52,7 @@ def read_weights_file(content: bytes, path: Path) -> WeightsFile:
     if not named:
         entries = ", ".join(map(str, list(found)[:5]))
         raise _unreadable(path, f"holds no tensors, but {entries or 'nothing'}")
-    return WeightsFile(_unwrapped(named), others)
+    return WeightsFile(unwrapped(named), others)
 
 
 def _from_torch(content: bytes, path: Path) -> Mapping[str, Any]:
@@ -74,15 +74,15 @@ def _from_torch(content: bytes, path: Path) -> Mapping[str, Any]:
     return found
 
 
-def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without the prefixes that wrappers add in front."""
+def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, by names without the prefixes that wrappers add in front or inside."""
+    return {_unwrapped(name): tensor for name, tensor in tensors.items()}
 
-    def own(name: str) -> str:
-        while name.startswith(WRAPPERS):
-            name = name.partition(".")[2]
-        return name
 
-    return {own(name): tensor for name, tensor in tensors.items()}
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.removeprefix(wrapper).replace(f".{wrapper}", ".")
+    return _unwrapped(name) if name.startswith(WRAPPERS) else name
 
 
 def _unreadable(path: Path, problem: str) -> ConfigError:
