@@ -76,9 +76,9 @@ def train() -> None:
         maps = network.encoder(crops)
     back = {f"map_{i}": one.permute(0, 1, 4, 3, 2).numpy() for i, one in enumerate(maps)}
     np.savez(WORK / "outputs.npz", **back)
-    before = network.encoder.stages[0][0].convs[0].conv.weight.clone()
+    before = next(network.encoder.parameters()).clone()
     trainer.run_training()
-    after = network.encoder.stages[0][0].convs[0].conv.weight
+    after = next(network.encoder.parameters())
     print(
         f"nnU-Net {type(network).__name__}: trained, largest change {float((after - before).abs().max()):.3g}"
     )

@@ -334,12 +334,19 @@ def test_a_bundle_gives_the_label_maps_of_predict(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_nnunet_trains_from_an_export(make_run: RunMaker, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "network"),
+    [({}, "PlainConvUNet"), ({"residual": True, "resenc": True}, "ResidualEncoderUNet")],
+    ids=["plain", "resenc"],
+)
+def test_nnunet_trains_from_an_export(
+    make_run: RunMaker, tmp_path: Path, fields: dict[str, bool], network: str
+) -> None:
     """Needs nnU-Net: NNUNET_PYTHON=/path/to/python of an environment with nnunetv2."""
     python = os.environ.get("NNUNET_PYTHON")
     if python is None:
         pytest.skip("NNUNET_PYTHON is not set")
-    run = make_run("unet3d", blocks=[1, 2, 1])
+    run = make_run("unet3d", blocks=[1, 2, 1], **fields)
     out = export(run, "nnunet", tmp_path / "out")
     source = Source.of(run)
     crops = source.crops()
@@ -348,7 +355,8 @@ def test_nnunet_trains_from_an_export(make_run: RunMaker, tmp_path: Path) -> Non
     script = Path(__file__).with_name("nnunet_oracle.py")
     arguments = [python, script, out, tmp_path / "crops.npy", tmp_path / "work"]
     done = subprocess.run(arguments, check=True, capture_output=True, text=True)
-    assert "PlainConvUNet: trained, largest change " in done.stdout
+    assert f"nnU-Net {network}: trained, largest change " in done.stdout
+    assert float(done.stdout.rsplit(maxsplit=1)[-1]) > 0
     found, ours = np.load(tmp_path / "work" / "outputs.npz"), source.outputs(crops)
     largest = max(float(np.abs(found[name] - ours[name].numpy()).max()) for name in found.files)
     print(f"\nnnU-Net's network differs by at most {largest:.2g}")
