@@ -24,10 +24,10 @@ from medcl3d.comparison.analysis.compared_arms import (
 from medcl3d.comparison.analysis.conclusion_values import SCHEMA, conclusion
 from medcl3d.comparison.analysis.foreign_weights import foreign_weights
 from medcl3d.comparison.analysis.incomplete_runs import incomplete_runs
+from medcl3d.comparison.analysis.provenance import check_provenance
 from medcl3d.comparison.analysis.results import (
     also_differing,
     check_metrics,
-    check_provenance,
     complete_replicates,
     few_training_cases,
     gather,

@@ -9,6 +9,7 @@ import numpy as np
 from medcl3d.comparison.analysis.analyse import analyse
 from medcl3d.comparison.analysis.analysis import ALPHA
 from medcl3d.comparison.analysis.number_text import number
+from medcl3d.comparison.analysis.provenance import other_precision
 from medcl3d.comparison.analysis.results import complete_replicates, gather, gather_cases
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, Run
@@ -22,7 +23,7 @@ from medcl3d.io.progress import duration
 
 def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:
     """Lines that summarise the plan. ConfigError, DataError if run folders belong to another comparison."""
-    done, _ = kept_and_waiting(runs)
+    done, waiting = kept_and_waiting(runs)
     finished = {run.folder for run in done}
     lines = []
     for command in COMMANDS:
@@ -34,7 +35,8 @@ def plan_summary(runs: Sequence[Run], config: CompareConfig) -> list[str]:
             left = f"{len(group) - len(to_do)} done, {len(to_do)} to do"
             steps = f"{sum(run.steps for run in to_do)} steps{_time(command, runs, done, config.jobs)}"
             lines.append(f"{command}: {of}; {left} with {steps}")
-    return [*lines, *_smallest(runs, config)]
+    here = other_precision(done, waiting) if config.executor == "local" else []
+    return [*lines, *here, *_smallest(runs, config)]
 
 
 def _time(command: str, runs: Sequence[Run], done: Sequence[Run], jobs: int) -> str:

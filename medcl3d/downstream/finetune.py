@@ -40,7 +40,8 @@ from medcl3d.store.splits import Measured
 from medcl3d.store.store import Store
 from medcl3d.training.loop import fit
 from medcl3d.training.options import FitOptions, check_options, warmup_warning
-from medcl3d.training.run_folder import RunFolder, run_of, versions
+from medcl3d.training.run_folder import RunFolder, run_of
+from medcl3d.training.run_record import versions
 from medcl3d.views import VIEWS, ViewRecipe
 
 NO_MIRRORING = Choice("mri", {"flip_probability": (0.0, 0.0, 0.0)})

@@ -36,7 +36,8 @@ from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
 from medcl3d.training.loop import fit
 from medcl3d.training.options import FitOptions
-from medcl3d.training.run_folder import RunFolder, run_of, versions
+from medcl3d.training.run_folder import RunFolder, run_of
+from medcl3d.training.run_record import versions
 from medcl3d.training.time_estimate import TIMED, UNTIMED
 
 SCHEMA = 1

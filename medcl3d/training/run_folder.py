@@ -5,56 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from medcl3d.config.loading import parse
-from medcl3d.config.plain import Difference, differences, listed, plain
-from medcl3d.core.errors import ConfigError, DataError, MachineError, UserError
+from medcl3d.config.plain import plain
+from medcl3d.core.errors import MachineError, UserError
 from medcl3d.distributed.collectives import from_rank_zero, rank, say
-from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.precision import Precision, precision_used, tf32_used
 from medcl3d.io.atomic import append_line, open_atomic, remove_partial_files, write_json, write_text
 from medcl3d.io.folder_lock import lock_folder
 from medcl3d.io.json_file import read_record
 from medcl3d.objectives.diagnostics import Watch
-from medcl3d.store.fingerprints import changed, fingerprints
+from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.store import Store
+from medcl3d.training.run_record import open_record
 from medcl3d.training.trackers import TRACKERS, Tracker, TrackerName, tracked_name
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Fields that do not affect training or its order: a run may resume with other values.
-FREE_OPTIONS = [
-    "workers",
-    "log_every",
-    "checkpoint_every",
-    "checkpointing",
-    "timeout_s",
-    "trackers",
-    "profile",
-]
-FREE_FIELDS = (*(f"train.{name}" for name in FREE_OPTIONS), "out_dir", "probe", "validate_every")
-SCRATCH_FREE_FIELDS = ("transfer", "step")
-"""Fields that describe the weights to start from, without an effect on a run from scratch."""
 NAMES = {"pretrain": "pretraining", "finetune": "fine-tuning", "evaluate": "evaluation"}
 WEIGHTS_HASH = "weights_sha256"
-PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
 
 FORMER_METRICS = {"fraction_left_alone": "fraction_ignored"}
 """Names of metrics in run folders of version 0.1: present names."""
@@ -214,9 +196,9 @@ def run_folder(
 
     A run may continue with more `train.steps`, a finished one too; provenance.json lists them as `extended`,
     since its first steps followed the schedule of fewer. ConfigError if the folder holds a run with another
-    configuration (names the fields) or other data (names the parts), or if another process uses it.
-    MachineError if it cannot be written. If an exception is raised inside, status.json gets `failed` and the
-    reason.
+    configuration (names the fields) or other data (names the parts), if its checkpoints were trained in
+    another precision, or if another process uses it. MachineError if it cannot be written. If an exception is
+    raised inside, status.json gets `failed` and the reason.
     """
     lock = lock_folder(path, ".lock", lambda: read_status(path), "in this folder") if rank() == 0 else None
     try:
@@ -264,80 +246,8 @@ def run_of(
 
 
 def _opened(*arguments: Any) -> bool | UserError:
-    """Result of `_open`, or its error, which all ranks then raise."""
+    """Result of `open_record`, or its error, which all ranks then raise."""
     try:
-        return _open(*arguments)
+        return open_record(*arguments)
     except UserError as error:
         return error
-
-
-def _open(
-    path: Path, config: Mapping[str, Any], provenance: Mapping[str, Any], model: type[Any] | None
-) -> bool:
-    """Write config.yaml and provenance.json, and return whether the run is done."""
-    file, before = path / "config.yaml", read_record(path / "provenance.json")
-    extended = list(before.get("extended", ()))
-    finished = read_status(path).get("state") == "done"
-    if file.is_file():
-        try:
-            old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            remedy = "delete its folder to run it again"
-            raise DataError(file, f"is damaged ({' '.join(str(error).split())})", remedy) from None
-        others = [found for found in differences(old, dict(config)) if not found.within(free_fields(config))]
-        data = changed(before, provenance)
-        if not all(map(is_extension, others)):
-            problem = f"holds a run with another configuration ({listed(others, 5)})"
-            remedy = "set another out_dir, or remove the folder to start again"
-            raise ConfigError(problem=problem, remedy=remedy, place=path)
-        if data:
-            problem = f"the data changed since this run started: {', '.join(data)}"
-            remedy = "set another out_dir, or prepare the data as before"
-            raise ConfigError(problem=problem, remedy=remedy, place=path)
-        extended += [[found.old, found.new] for found in others]
-        finished = finished and not others
-    write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
-    if not finished:
-        content = {**provenance, **versions(), "command": sys.argv}
-        content |= {"extended": extended} if extended else {}
-        write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
-    return finished
-
-
-def is_extension(found: Difference) -> bool:
-    """Whether a run has more training steps than before: it then resumes from its last checkpoint."""
-    return (
-        found.field == "train.steps"
-        and isinstance(found.old, int)
-        and isinstance(found.new, int)
-        and found.new > found.old
-    )
-
-
-def free_fields(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields of a run that may differ from those of its folder."""
-    return (*FREE_FIELDS, *(SCRATCH_FREE_FIELDS if config.get("init") == "scratch" else ()))
-
-
-def with_defaults(old: Any, model: type[Any] | None, file: Path, quiet: bool = False) -> Any:
-    """The configuration of a run, read from `file`, with current defaults of `model` for missing fields.
-
-    quiet: without a FutureWarning for former names of fields.
-    """
-    try:
-        return old if model is None else plain(parse(old, model, str(file), quiet))
-    except ConfigError:
-        # This version refuses the old configuration: compare it unchanged, so that the message names fields.
-        return old
-
-
-def versions() -> dict[str, Any]:
-    """The environment of a run: versions of packages and Python, commit and changes, device, threads."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    hardware = {"device": device_name(), "threads": torch.get_num_threads()}
-    return {"versions": found, "python": platform.python_version(), **checkout(), **hardware}

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from medcl3d.comparison.analysis.results import check_provenance
+from medcl3d.comparison.analysis.provenance import check_provenance
 from medcl3d.comparison.compare import compare
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from medcl3d.comparison.analysis.results import check_provenance
+from medcl3d.comparison.analysis.provenance import check_provenance, other_precision
 from medcl3d.comparison.plan.config import Command
 from medcl3d.comparison.plan.runs import Run
 from medcl3d.core.errors import DataError
@@ -106,3 +107,30 @@ def test_allowed_differences_are_noted(finished: Finished) -> None:
         "The runs used 2 different devices; see each run's provenance.json.",
         "1 of 3 runs used a checkout with uncommitted changes.",
     ]
+
+
+def test_arms_of_one_replicate_in_different_precisions_are_noted(finished: Finished) -> None:
+    """As after a comparison was continued on a device without bfloat16."""
+    runs = [finished("one", precision="bfloat16"), finished("two", precision="float32")]
+    assert check_provenance(runs) == [
+        "The runs used 2 different numerical precisions; see each run's provenance.json.",
+        "In replicate 0 the arms do not share a numerical precision: their differences contain its effect.",
+    ]
+    assert check_provenance([runs[0], finished("three", precision="bfloat16")]) == []
+
+
+def test_a_comparison_that_would_go_on_in_another_precision_warns(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, to_do = [finished("one", precision="bfloat16")], [finished("one, replicate 1", precision=None)]
+    to_do = [replace(run, name="one") for run in to_do]
+    monkeypatch.setattr("medcl3d.distributed.precision._natively", lambda device: "float32")
+    assert other_precision(done, to_do) == [
+        "warning: finetune: finished runs used bfloat16, and this device would use float32: continue on a "
+        "device like the first, or set the precision"
+    ]
+    chosen = [replace(run, planned={"train": {"precision": "bfloat16"}}) for run in to_do]
+    other_arm = [replace(run, name="two") for run in to_do]
+    assert other_precision(done, chosen) == other_precision(done, other_arm) == []
+    monkeypatch.setattr("medcl3d.distributed.precision._natively", lambda device: "bfloat16")
+    assert other_precision(done, to_do) == []

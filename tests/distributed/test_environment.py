@@ -14,7 +14,7 @@ import torch
 from medcl3d.distributed import environment as machine
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.precision import precision_used
-from medcl3d.training.run_folder import versions
+from medcl3d.training.run_record import versions
 
 
 def git(folder: Path, *command: str) -> str:

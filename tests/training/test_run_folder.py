@@ -197,6 +197,34 @@ def test_more_steps_extend_a_run_and_fewer_are_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_run_does_not_continue_in_another_precision(tmp_path: Path) -> None:
+    """As on a device without bfloat16, where `auto` is another precision than before."""
+
+    def start(field: str, used: str) -> bool:
+        config = {"seed": 0, "train": {"steps": 10, "workers": 0, "precision": field}}
+        with run_folder(tmp_path, config, {"data": "a", "precision": used}) as run:
+            return run.finished
+
+    start("auto", "bfloat16")
+    start("auto", "float32")  # nothing was trained yet
+    start("auto", "bfloat16")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step_00000005.pt").touch()
+    message = (
+        r"trained in bfloat16 so far, and would continue in float32 on this device;.* train.precision=bf"
+    )
+    with pytest.raises(ConfigError, match=message):
+        start("auto", "float32")
+    with pytest.raises(ConfigError, match=r"train.precision: 'auto' -> 'float32'"):
+        start("float32", "float32")
+    start("bfloat16", "bfloat16")
+    start("auto", "bfloat16")  # on the first device again
+    with run_folder(tmp_path, {"seed": 0, "train": {"steps": 10, "workers": 0, "precision": "auto"}},
+                    {"data": "a", "precision": "bfloat16"}) as run:  # fmt: skip
+        run.status("done", 10)
+    assert start("auto", "float32"), "a finished run is not repeated"
+
+
 def test_what_a_kill_left_of_atomic_writes_is_removed(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     left = [

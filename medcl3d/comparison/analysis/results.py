@@ -21,16 +21,8 @@ from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import few_cases_over_runs
 from medcl3d.io.json_file import read_record
-from medcl3d.store.fingerprints import hashed_parts
 
 MOST_NAMED = 5
-RECORDED = {
-    "versions": "package versions",
-    "python": "versions of Python",
-    "commit": "commits of medcl3d",
-    "device": "devices",
-}
-"""Key of provenance.json -> its values in words."""
 
 
 def gather(runs: Sequence[Run], config: CompareConfig) -> pd.DataFrame:
@@ -187,49 +179,3 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
             remedy=f"give run folders, or folders of them, whose paths end as in {runs[-1].folder}",
         )
     return found
-
-
-def check_provenance(runs: Sequence[Run]) -> list[str]:
-    """Sentences on provenance that finished runs should share but do not: software, device, columns of the
-    manifest.
-
-    DataError if runs of one command that read one folder found different data in it. Other fields of `data`
-    may differ: they select from a folder's data and do not change it.
-    """
-    done = finished(runs)
-    found = [read_record(run.folder / "provenance.json") for run in done]
-    notes: list[str] = []
-    first: dict[tuple[str, str, str], tuple[Any, Path]] = {}
-    columns: dict[tuple[str, str], list[set[str]]] = {}
-    for run, provenance in zip(done, found, strict=True):
-        same = run.command, str(run.planned.get("data", {}).get("root"))
-        parts = hashed_parts(provenance)
-        others = {
-            words: first.setdefault((*same, words), (part, run.folder)) for words, part in parts.items()
-        }
-        differ = [words for words, part in parts.items() if others[words][0] != part]
-        if differ:
-            raise DataError(
-                problem=f"{others[differ[0]][1]} and {run.folder} read different data: {', '.join(differ)}",
-                remedy="prepare the data once and run both again",
-            )
-        if "manifest" in provenance:
-            columns.setdefault(same, []).append(set(provenance["manifest"]))
-    for (command, root), sets in columns.items():
-        if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
-            found_by = f"Some runs of {command} found columns in {root} that others did not find"
-            notes.append(f"{found_by}, and did not use: {', '.join(more)}.")
-    for key, words in RECORDED.items():
-        kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
-        if len(kinds) > 1:
-            notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")
-    steps = {tuple(change) for provenance in found for change in provenance.get("extended", ())}
-    if steps:
-        changes = ", ".join(f"{old} -> {new}" for old, new in sorted(steps))
-        notes.append(
-            f"Finished runs were continued (train.steps {changes}): their first steps followed the learning "
-            "rates of the shorter run."
-        )
-    if dirty := sum(bool(provenance.get("dirty")) for provenance in found):
-        notes.append(f"{dirty} of {len(found)} runs used a checkout with uncommitted changes.")
-    return notes

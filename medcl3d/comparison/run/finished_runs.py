@@ -11,10 +11,10 @@ import yaml
 
 from medcl3d.comparison.plan.runs import Run, model_of
 from medcl3d.comparison.run.launch import INPUTS, encoder_hash
-from medcl3d.config.plain import Difference, differences, listed
+from medcl3d.config.plain import Difference, listed
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.io.json_file import read_record
-from medcl3d.training.run_folder import free_fields, is_extension, with_defaults
+from medcl3d.training.run_record import is_extension, other_fields, with_defaults
 
 FORMER = "_of_"
 """Between the name of a run folder and what its former content was measured from."""
@@ -54,10 +54,11 @@ def _is_shorter(run: Run, config_file: Path) -> bool:
     except (OSError, ValueError, yaml.YAMLError) as error:
         problem = f"is damaged ({' '.join(str(error).split())})"
         raise DataError(config_file, problem, "delete its folder to run it again") from None
-    free = (*free_fields(run.planned), *(("out_dir", "init") if run.moved_to else ()))
+    provenance = read_record(run.folder / "provenance.json")
+    free = ("out_dir", "init") if run.moved_to else ()
 
     def changed(old: Any) -> list[Difference]:
-        return [found for found in differences(old, run.planned) if not found.within(free)]
+        return other_fields(old, run.planned, provenance, free)
 
     # Filling in defaults takes longer than comparing, and most runs have all fields.
     others = changed(found) and changed(with_defaults(found, model_of(run.command), config_file, quiet=True))
