@@ -44,7 +44,7 @@ class CrossModality:
     traits: ClassVar[StrategyTraits] = StrategyTraits(
         signal_columns=("modality",),
         weak_placebo="two scans of a session mostly differ in modality after any permutation; compare with "
-        "same_patient and augmented_views",
+        "a jitter_mm as large as the crop, which breaks the place",
         constant_across=("sample",),
     )
 
