@@ -1,8 +1,8 @@
 """Benchmarks of speed and memory.
 
-All benchmarks use simulated scans. Rates of crops, pairs and views are per second of processor time on one
-core, so that other load has little effect. Alternatives are measured in alternating turns within one run, and
-ratios have intervals over these turns.
+All benchmarks except `prepare` use simulated scans. Rates of crops, pairs and views are per second of
+processor time on one core, so that other load has little effect. Alternatives are measured in alternating
+turns within one run, and ratios have intervals over these turns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import collection
+from benchmarks.finished import Finished
+from benchmarks.inference import inference
 from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import losses
 from benchmarks.measure import Bench, Scale, Table
@@ -20,6 +22,7 @@ from benchmarks.page import as_rich, describe_environment, update
 from benchmarks.pairs import pairs
 from benchmarks.pipeline import pipeline
 from benchmarks.plain_loop import plain_loop
+from benchmarks.prepare import prepare
 from benchmarks.startup import startup
 from benchmarks.step import step
 from benchmarks.stores import stores
@@ -38,6 +41,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "step": step,
     "plain_loop": plain_loop,
     "startup": startup,
+    "prepare": prepare,
+    "inference": inference,
     "transfers": transfers,
     "collection": collection,
 }
@@ -47,8 +52,8 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
     """Run benchmarks and print their tables.
 
     names: keys of `BENCHMARKS`, default all; out: a JSON file (.json), or a Markdown file (.md) and the JSON
-    file beside it, in which the sections of these benchmarks are replaced. ConfigError: an unknown name, or
-    another file type.
+    file beside it, in which the section of each benchmark is replaced when it is finished. If the command was
+    stopped, the same command resumes: see `Finished`. ConfigError: an unknown name, or another file type.
     """
     from rich.console import Console
 
@@ -56,16 +61,22 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
         raise ConfigError(f"benchmark {unknown[0]}: unknown name; use {', '.join(BENCHMARKS)}")
     if out is not None and out.suffix not in (".md", ".json"):
         raise ConfigError(f"--out {out}: ends in neither .md nor .json; use a file name with one of them")
-    console = Console()
-    environment, tables = describe_environment(), []
-    console.print(environment)
+    console, tables = Console(), []
+    console.print(describe_environment())
+    finished = None if out is None else Finished(out, list(names or BENCHMARKS))
     with tempfile.TemporaryDirectory(prefix="medcl3d-benchmark-") as folder:
         bench = Bench(Path(folder), scale or Scale())
         for name in names or BENCHMARKS:
+            if finished is not None and name in finished.names:
+                console.print(f"{name}: finished before; delete {finished.path} to measure it again")
+                continue
+            bench.say(f"{name} begins")
+            environment = describe_environment()
             tables.append(BENCHMARKS[name](bench))
             console.print(as_rich(tables[-1]))
             console.print(tables[-1].note)
-            if out is not None:  # after each benchmark, so that an interrupted run keeps its results
+            if out is not None and finished is not None:
                 for path in (out, out.with_suffix(".json")):
                     update(path, tables[-1:], environment)
+                finished.add(name)
     return tables

@@ -21,7 +21,7 @@ from benchmarks.losses import (
     ours,
     plain,
 )
-from benchmarks.measure import Bench, Table, geometric, one_core, take_turns
+from benchmarks.measure import Bench, Table, geometric, one_core, turns_of
 from medcl3d.distributed.memory import keep_freed_memory
 
 METRIC_LEARNING = "pytorch-metric-learning NTXentLoss"
@@ -45,7 +45,7 @@ def loss_peers(bench: Bench) -> Table:
         with one_core():
             times = max(1, 1024 // n)
             works = {name: _forward_and_backward(loss, n, times) for name, loss in losses.items()}
-            seconds = take_turns(works, bench.scale.repeats)
+            seconds = bench.turns(f"{n} embeddings", works)
         rows += [
             (
                 str(n),
@@ -57,7 +57,7 @@ def loss_peers(bench: Bench) -> Table:
         ]
     note = (
         f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core, "
-        f"{bench.scale.repeats} turns, in a process that keeps freed memory. The {PLAIN} is NT-Xent as a "
+        f"{turns_of(bench.scale.repeats)}, in a process that keeps freed memory. The {PLAIN} is NT-Xent as a "
         "cross-entropy of similarities, without a relation; the times of `augmented_views` and "
         f"`overlapping_crops` ({SAMPLES_PER_SCAN} samples per scan) include that of their relation."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from medcl3d.store.scan_selection import DataConfig, pretraining_scans
 from medcl3d.store.store import Store
 
 PATCH = (32, 32, 32)
+FEWEST_TURNS = 3
+SCANS = Path(__file__).parents[2] / "shared" / "data" / "ixi40"
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,16 @@ class Scale:
     """Size of the benchmarks.
 
     The cohort has `num_patients` with up to two visits and two modalities of `shape` voxels; `large` is the
-    edge of the volumes that loaders of other libraries are compared on.
+    edge of the volumes that loaders of other libraries are compared on. Alternatives are measured in
+    `repeats` turns, but no turn begins after `seconds` of processor time if there are `FEWEST_TURNS`. `scans`
+    is a BIDS folder of real scans, of which `prepared` patients are prepared.
     """
 
     num_patients: int = 6
     shape: tuple[int, int, int] = (96, 96, 96)
     large: int = 192
     repeats: int = 7
+    seconds: float = 45.0
     crops: int = 256
     steps: int = 12
     samples_per_step: int = 8
@@ -44,6 +50,8 @@ class Scale:
     few_embeddings: tuple[int, ...] = (256, 512, 1024, 2048, 4096)
     loss_turns: int = 2
     starts: int = 3
+    scans: Path = SCANS
+    prepared: int = 16
     collections: tuple[int, ...] = (1000, 5000, 20000)
 
 
@@ -62,6 +70,20 @@ class Bench:
 
     def __init__(self, folder: Path, scale: Scale):
         self.folder, self.scale = folder, scale
+        self._began = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Report progress, with the seconds since the start."""
+        print(f"{time.perf_counter() - self._began:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def turns(self, title: str, works: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
+        """`take_turns` with the repeats and the seconds of the scale; reports each turn."""
+        seconds = take_turns(
+            works, self.scale.repeats, self.scale.seconds, lambda turn: self.say(f"{title}: {turn}")
+        )
+        means = ", ".join(f"{name} {one.mean():.3g} s" for name, one in seconds.items())
+        self.say(f"{title}: {means}")
+        return seconds
 
     @cached_property
     def store(self) -> Store:
@@ -73,6 +95,7 @@ class Bench:
         from medcl3d.preprocessing.options import prepare_options
         from medcl3d.preprocessing.prepare import prepare
 
+        self.say(f"preparing simulated scans ({name})")
         cohort = {"num_patients": self.scale.num_patients, "shape": list(self.scale.shape), "workers": 1}
         given = prepare_options("simulated", cohort | options)
         prepare("simulated", None, self.folder / name, fields=given.fields, options=given.options)
@@ -125,11 +148,27 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def take_turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds ``[repeats]`` of each function, measured in alternating turns after a warm-up call."""
+def take_turns(
+    works: dict[str, Callable[[], Any]],
+    repeats: int,
+    limit_s: float = math.inf,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, np.ndarray]:
+    """Seconds ``[turns]`` of each function, measured in alternating turns after a warm-up call.
+
+    There are `repeats` turns, or fewer, but not fewer than `FEWEST_TURNS`, if `limit_s` seconds of processor
+    time are used up, the warm-up included. `say` reports each turn.
+    """
+    began = time.process_time()
+    say("warm-up")
     for work in works.values():
         work()
-    seconds = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(repeats)]
+    seconds: list[dict[str, float]] = []
+    while len(seconds) < repeats:
+        if len(seconds) >= FEWEST_TURNS and time.process_time() - began > limit_s:
+            break
+        say(f"turn {len(seconds) + 1} of {repeats}")
+        seconds.append({name: cpu_seconds(work) for name, work in works.items()})
     return {name: np.array([one[name] for one in seconds]) for name in works}
 
 
@@ -140,6 +179,11 @@ def geometric(values: np.ndarray, form: str = ".0f") -> str:
         f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to "
         f"{math.exp(interval.high):{form}})"
     )
+
+
+def turns_of(repeats: int) -> str:
+    """The number of turns, as text."""
+    return f"{FEWEST_TURNS} to {repeats} turns" if repeats > FEWEST_TURNS else f"{repeats} turns"
 
 
 def by(shape: Sequence[int] | np.ndarray) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core
 from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.seeding import Stream, generator
@@ -41,7 +41,7 @@ def pairs(bench: Bench) -> Table:
             dataset[0]
 
         with one_core():
-            seconds = take_turns({"draw": draw, "load": load}, bench.scale.repeats)
+            seconds = bench.turns(name, {"draw": draw, "load": load})
         drawn, loaded = num / seconds["draw"], num / seconds["load"]
         rows.append(
             (

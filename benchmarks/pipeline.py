@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import Bench, Table, by, geometric, one_core, turns_of
 from benchmarks.peers import batchgenerators_transform, monai_transforms
 from benchmarks.views import CROPS_PER_VOLUME, one_thread_in_simpleitk, torchio_epochs, write_volumes
 from medcl3d.config.field_types import Choice
@@ -38,9 +38,8 @@ def pipeline(bench: Bench) -> Table:
         size = (min(patch, edge // 2),) * 3
         num_batches = max(1, bench.scale.crops // size[0] * 16 // per_batch)  # fewer large crops
         with one_core(), one_thread_in_simpleitk():
-            seconds = take_turns(
-                _works(bench, store, paths, size, per_batch, num_batches), bench.scale.repeats
-            )
+            works = _works(bench, store, paths, size, per_batch, num_batches)
+            seconds = bench.turns(f"crops of {by(size)}", works)
         rows += _rows(seconds, size, num_batches * per_batch)
         if find_spec("batchgeneratorsv2") is None:
             reason = "not installed: pip install --no-deps batchgeneratorsv2"
@@ -48,7 +47,7 @@ def pipeline(bench: Bench) -> Table:
     shapes = store.collection.shapes
     note = (
         f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels, in memory or cached by the "
-        f"system; processor time of one core, {bench.scale.repeats} turns, in a process that keeps freed "
+        f"system; processor time of one core, {turns_of(bench.scale.repeats)}, in a process that keeps freed "
         "memory. Flip, affine, blur, low resolution, noise and gamma have the ranges and probabilities of "
         "the `mri` recipe; medcl3d also changes contrast and brightness and cuts boxes out. TorchIO: `Queue` "
         f"and `SubjectsLoader` ({CROPS_PER_VOLUME} crops per volume, uncompressed NIfTI). MONAI: "

@@ -66,6 +66,7 @@ def plain_loop(bench: Bench) -> Table:
     keep_freed_memory()
     rows: list[tuple[str, ...]] = []
     for name, (encoder, samples) in ENCODERS.items():
+        bench.say(f"plain loop: {name}, {bench.scale.steps} steps of both programs")
         with one_core():
             seconds = _steps(bench, encoder, samples)
         for program, one in seconds.items():
@@ -97,7 +98,9 @@ def _views_of_volumes(bench: Bench, samples: int) -> Iterator[Tensor]:
 
     crop = mt.RandSpatialCrop(PATCH, random_size=False)
     load = mt.LoadImage(image_only=True, ensure_channel_first=True)
-    paths = [str(path) for path in write_volumes(bench.folder, bench.store)]
+    volumes = write_volumes(bench.folder, bench.store)
+    large = np.flatnonzero((bench.store.collection.shapes >= np.array(PATCH)).all(axis=1))
+    paths = [str(volumes[scan]) for scan in large]  # as `smaller_than_patch: skip`
     data = CacheDataset(paths, mt.Compose([load, crop, Twice()]), progress=False)
     count = len(paths)
     while True:

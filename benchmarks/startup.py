@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -28,13 +29,13 @@ def startup(bench: Bench) -> Table:
         "train": {"steps": 1, "samples_per_step": 4, "warmup_steps": 0},
         "seed": 0,
     }
-    path, scans = bench.folder / "startup.yaml", bench.folder / "startup_scans.json"
+    path = bench.folder / "startup.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
     root = str(Path(__file__).parents[1])
-    scans.write_text(json.dumps([str(one) for one in sorted((bench.store.root / "store").glob("*.npy"))]))
     ours: list[float] = []
     peer: list[float] = []
     for turn in range(bench.scale.starts + 1):
+        bench.say(f"startup: {f'turn {turn}' if turn else 'warm-up'} of {bench.scale.starts}")
         out = bench.folder / f"startup_{turn}"
         command = [sys.executable, f"{root}/tools/pretrain.py", str(path), f"out_dir={out}"]
         ours.append(_seconds(command))
@@ -58,7 +59,7 @@ def startup(bench: Bench) -> Table:
 def _seconds(command: list[str]) -> float:
     """Processor time of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from benchmarks.measure import Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import Bench, Table, by, geometric, one_core, turns_of
 from medcl3d.core.geometry import Box
 from medcl3d.store.store import Store
 
@@ -29,8 +29,8 @@ def stores(bench: Bench) -> Table:
     edges = [edge for edge in EDGES if (shapes >= edge).all(axis=1).any()]
     note = (
         f"Volumes of {by(shapes.min(axis=0))} to {by(shapes.max(axis=0))} voxels in float16, processor time "
-        f"of one core, {bench.scale.repeats} turns, blosc2 {version('blosc2')}, all files cached in memory: "
-        "the cost of decompression without waiting for a disk. Compression depends on the noise of scans "
+        f"of one core, {turns_of(bench.scale.repeats)}, blosc2 {version('blosc2')}, all files cached: the "
+        "cost of decompression without waiting for a disk. Compression depends on the noise of scans "
         "and on the fraction that is empty; these are simulated."
     )
     both = {"npy": bench.store, "blosc2": bench.prepared("compressed", store="blosc2")}
@@ -43,9 +43,8 @@ def stores(bench: Bench) -> Table:
     for edge in edges:
         num = max(1, bench.scale.crops * 32 // edge)  # fewer large crops
         with one_core():
-            seconds = take_turns(
-                {kind: _reading(store, edge, num) for kind, store in both.items()}, bench.scale.repeats
-            )
+            works = {kind: _reading(store, edge, num) for kind, store in both.items()}
+            seconds = bench.turns(f"crops of {by((edge,) * 3)}", works)
         rates = (geometric(num / one) for one in seconds.values())
         rows.append(
             (

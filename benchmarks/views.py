@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, take_turns
+from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, turns_of
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs import PAIRS
 from medcl3d.sampling.augment import make_views
@@ -38,7 +38,7 @@ def views(bench: Bench) -> Table:
         "TorchIO, each volume transformed": torchio_epochs(paths, num_batches, each_crop=False),
     }
     with one_core(), one_thread_in_simpleitk():
-        seconds = take_turns(works, bench.scale.repeats)
+        seconds = bench.turns("views", works)
     crops = num_batches * CROPS_PER_BATCH
     rows = tuple(
         (
@@ -51,7 +51,7 @@ def views(bench: Bench) -> Table:
     volume = by(dataset.scans.collection.shapes[0])
     note = (
         f"Crops of {by(PATCH)} voxels from volumes of {volume}, processor time of one core, "
-        f"{bench.scale.repeats} turns. Flip, affine, blur, low resolution, noise and gamma have equal "
+        f"{turns_of(bench.scale.repeats)}. Flip, affine, blur, low resolution, noise and gamma have equal "
         "strengths and probabilities; medcl3d also changes contrast and brightness, cuts boxes out, and "
         f"lowers the resolution along three axes, TorchIO along one. TorchIO: `Queue` ({CROPS_PER_VOLUME} "
         "crops per volume, uncompressed NIfTI) and `SubjectsLoader`, without workers; its usual mode, "
