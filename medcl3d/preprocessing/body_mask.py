@@ -12,6 +12,11 @@ _AIR_HU = -400.0  # between air (-1000) and fat (-100); a scan without voxels be
 # A body fills at least a tenth of its scan (less is a hot spot of a PET) and is one component.
 _MIN_BODY, _MAX_BODY, _MIN_SHARE = 0.1, 0.9, 0.75
 
+# Slices of voxels and of their next neighbours along each axis.
+_NEIGHBOURS = [
+    tuple((*[slice(None)] * axis, part) for part in (slice(None, -1), slice(1, None))) for axis in range(3)
+]
+
 
 @dataclass(frozen=True)
 class Body:
@@ -54,10 +59,11 @@ def find_body(voxels: np.ndarray, kind: Kind) -> Body:
         return whole
     threshold = float(threshold_otsu(unit.ravel()))  # flattened, since a last axis of 3 is taken for colours
     dark = unit[unit <= threshold]
+    middle, upper = (float(value) for value in np.percentile(dark, (50, 75)))
     # Air around a body: its typical value is at the bottom of the range and its spread is narrow.
-    if np.median(dark) > 0.25 * threshold or np.percentile(dark, 75) > 0.5 * threshold:
+    if middle > 0.25 * threshold or upper > 0.5 * threshold:
         return whole
-    bright = unit > max(0.5 * threshold, float(np.percentile(dark, 75)))
+    bright = unit > max(0.5 * threshold, upper)
     return _largest(bright, "half Otsu threshold, largest component") or Body(whole.box, whole.method, bright)
 
 
@@ -68,23 +74,54 @@ def _unit_range(scan: np.ndarray) -> np.ndarray:
 
 def _largest(mask: np.ndarray, method: str) -> Body | None:
     """The largest component of a mask, or None if it is not a body in air."""
-    from scipy.ndimage import binary_fill_holes, find_objects
-    from skimage.measure import label
-    from skimage.morphology import opening
+    from scipy.ndimage import label
 
-    cross = np.zeros((3, 3, 3), bool)
-    cross[1, 1, :] = cross[1, :, 1] = cross[:, 1, 1] = True
-    opened = opening(mask, cross)  # removes specks of noise
-    parts = label(opened if opened.any() else mask, connectivity=1)
+    opened = _opened(mask)  # removes specks of noise
+    parts, number = label(opened if opened.any() else mask)
+    if number == 0:
+        return None
     sizes = np.bincount(parts.ravel())
-    if len(sizes) < 2:
-        return None
     sizes[0] = 0
-    if sizes.max() < _MIN_SHARE * mask.sum():
+    largest = int(sizes.argmax())
+    if sizes[largest] < _MIN_SHARE * mask.sum():
         return None
-    body = binary_fill_holes(parts == int(sizes.argmax()))
+    body = parts == largest
+    inside = [np.flatnonzero(body.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(n[0]), int(n[-1]) + 1) for n in inside)
+    body[box] = _filled(body[box])
     border = np.concatenate([np.take(body, i, axis).ravel() for axis in range(3) for i in (0, -1)])
     if not _MIN_BODY <= body.mean() <= _MAX_BODY or border.mean() > 0.6:
         return None
-    found = find_objects(body.astype(np.int8))[0]
-    return Body((tuple(s.start for s in found), tuple(s.stop for s in found)), method, body)
+    return Body((tuple(s.start for s in box), tuple(s.stop for s in box)), method, body)
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Opening of a mask by a cross of 7 voxels, without one at the border.
+
+    As `skimage.morphology.opening`, whose filter for grey values is a hundred times slower.
+    """
+    eroded = mask.copy()
+    for before, after in _NEIGHBOURS:
+        eroded[before] &= mask[after]
+        eroded[after] &= mask[before]
+    opened = eroded.copy()
+    for before, after in _NEIGHBOURS:
+        opened[before] |= eroded[after]
+        opened[after] |= eroded[before]
+    return opened
+
+
+def _filled(body: np.ndarray) -> np.ndarray:
+    """A body in its bounding box, holes filled: parts of the background that do not reach a face of the box.
+
+    As `scipy.ndimage.binary_fill_holes`, which dilates the background voxel by voxel.
+    """
+    from scipy.ndimage import label
+
+    outside, number = label(~body)
+    reaches = np.zeros(number + 1, dtype=bool)
+    for axis in range(3):
+        for end in (0, -1):
+            reaches[np.take(outside, end, axis)] = True
+    reaches[0] = False  # the body itself
+    return ~reaches[outside]
