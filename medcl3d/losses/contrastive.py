@@ -7,9 +7,11 @@ similarities only, so each block adds its part of both and is freed: memory grow
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from medcl3d.config.suggestions import require_one_of
 from medcl3d.core.errors import ConfigError
-from medcl3d.core.relation import Relation
+from medcl3d.core.relation import ListedPairs, Relation
 
 Denominator = Literal["all", "own"]
 
@@ -129,11 +131,15 @@ class _ContrastiveSum(torch.autograd.Function):
         of_rows, of_columns = ctx.needs_input_grad[0], ctx.needs_input_grad[0 if columns is None else 1]
         dense = of_rows and columns is None and len(z) <= MAX_DENSE
         of_pairs = z.new_empty(len(z), len(z)) if dense else None
-        with torch.autocast(z.device.type, enabled=False):
+        with _without_autocast(z.device.type):
             for start in range(0, len(z), rows_at_once):
                 block = slice(start, start + rows_at_once)
                 similarity = z[block] @ compared.T
-                part = _block_loss(similarity, relate_block(block, similarity), temperature, kind)
+                tile = relate_block(block, similarity)
+                if kind == "all" and tile.relation.listed is not None and tile.similarity is None:
+                    part = _listed_block_loss(similarity, tile, tile.relation.listed, temperature)
+                else:
+                    part = _block_loss(similarity, tile, temperature, kind)
                 loss += part.loss
                 weight += part.weight
                 if of_pairs is not None:
@@ -155,6 +161,12 @@ class _ContrastiveSum(torch.autograd.Function):
         grad_z, grad_columns = ctx.saved_tensors
         of_columns = None if grad_columns is None else gradient * grad_columns
         return gradient * grad_z, of_columns, None, None, None, None
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Disable autocast, if it is enabled: the context takes as long as some operations of a small batch."""
+    enabled = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -214,6 +226,31 @@ def _block_loss(similarity: Float[Tensor, "R M"], tile: Tile, temperature: float
         (grad_weight,) = torch.autograd.grad(tile.relation.negative, tile.similarity, per_weight)
         e += grad_weight.to(e.dtype) * temperature / ratio
     return _Block(loss.sum(), weight.sum(), weight * ratio / (mass * temperature), e)
+
+
+def _listed_block_loss(
+    similarity: Float[Tensor, "R M"], tile: Tile, listed: ListedPairs, temperature: float
+) -> _Block:
+    """As `_block_loss` with `all`, if all pairs but the listed ones repel.
+
+    The terms of D are then those of a softmax without the ignored pairs, and all else concerns listed pairs.
+    """
+    (row, attract), ignored = listed.attract, listed.ignored[1]
+    if isinstance(tile.columns, slice):
+        attract, ignored = attract + tile.columns.start, ignored + tile.columns.start
+    elif tile.columns is not None:
+        attract, ignored = (tile.columns.numpy()[column] for column in (attract, ignored))
+    s, width = similarity.div_(temperature), similarity.shape[1]
+    s.view(-1).index_fill_(0, torch.from_numpy(listed.ignored[0] * width + ignored), -EXCLUDED)
+    share, top = s.softmax(1), s.amax(1)
+    log_d = top - share.amax(1).log_()  # the largest share is that of the top: no second exponential
+    rows, pairs = torch.from_numpy(row), torch.from_numpy(row * width + attract)
+    mass = torch.from_numpy(np.bincount(row, minlength=len(s))).to(s.dtype)
+    pull = s.new_zeros(len(s)).index_add_(0, rows, s.view(-1).index_select(0, pairs))
+    anchors = mass.clamp(max=1)  # 1 for rows with a positive
+    loss = torch.where(anchors > 0, log_d - pull / mass, 0.0).sum()
+    share.view(-1).index_add_(0, pairs, mass.index_select(0, rows).reciprocal_(), alpha=-1)
+    return _Block(loss, anchors.sum(), (anchors / temperature)[:, None], share)
 
 
 def _write_back(whole: Float[Tensor, "R M"], tile: Tile, part: Float[Tensor, "R T"]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
@@ -12,7 +13,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile
 from medcl3d.pairs import PairStrategy, has_gradient_through_negatives, link, needs_features
-from medcl3d.pairs.traits import FIRST_QUEUED, PROGRESS, SUPPORT, Sums, sums_of
+from medcl3d.pairs.traits import FIRST_QUEUED, PROGRESS, SUPPORT, Measuring, Sums, all_parts, sums_of
 
 
 class EmbeddingQueue(nn.Module):
@@ -133,11 +134,24 @@ class Relating(nn.Module):
         self.budget_weight = budget_weight
         self.sums: Sums = {}
 
+    # Read once, since a look at a strategy's traits takes as long as some operations of the loss.
+    @cached_property
+    def _needs_features(self) -> bool:
+        return self.strategy is not None and needs_features(self.strategy)
+
+    @cached_property
+    def _measures(self) -> bool:
+        return self.strategy is not None and any(isinstance(p, Measuring) for p in all_parts(self.strategy))
+
+    @cached_property
+    def _gradient_of_weights(self) -> bool:
+        return self.strategy is not None and has_gradient_through_negatives(self.strategy)
+
     def _link(self, rows: Keys, cols: Keys, similarity: Tensor) -> tuple[Keys, Keys]:
         """The keys with the strategy's linked columns."""
         if self.strategy is None:
             return rows, cols
-        if self.progress is not None and needs_features(self.strategy):
+        if self.progress is not None and self._needs_features:
             done = torch.full((len(rows),), self.progress, dtype=torch.float64, device=rows.sample.device)
             rows = replace(rows, linked={**rows.linked, PROGRESS: done})
         rows, cols = link(self.strategy, rows, cols, similarity)
@@ -176,27 +190,26 @@ class Relating(nn.Module):
         If the strategy needs features, the similarities of all rows are computed once, without gradient, in
         float32 or better.
         """
-        if self.strategy is not None and needs_features(self.strategy):
+        if self._needs_features:
             with torch.autocast(z.device.type, enabled=False):
                 rows, cols = self._link(rows, cols, z @ columns.T)
-        elif self.strategy is not None:
+        elif self._measures and self.strategy is not None:
             self.sums = sums_of(self.strategy, rows) if self.logged else {}
         shared: _SharedKeys | None = None
 
-        gradient_of_weights = self.strategy is not None and has_gradient_through_negatives(self.strategy)
-
         def relate_block(block: slice, similarity: Tensor) -> Tile:
-            if gradient_of_weights:
+            some_rows = rows if len(similarity) == len(rows) else rows[block]
+            if self._gradient_of_weights:
                 leaf = similarity.detach().clone().requires_grad_()
                 with torch.enable_grad():
-                    relation = self.relate(rows[block], cols, leaf)
+                    relation = self.relate(some_rows, cols, leaf)
                 return Tile(relation, similarity=leaf if relation.negative.requires_grad else None)
             nonlocal shared
-            if self.constant_across is None or len(similarity) == len(rows):
-                return Tile(self.relate(rows[block], cols, similarity))
+            if self.constant_across is None or some_rows is rows:
+                return Tile(self.relate(some_rows, cols, similarity))
             shared = shared or _SharedKeys(rows, cols, self.constant_across)
             some = shared.columns(block)
-            return Tile(self.relate(rows[block], cols[some], similarity[:, some]), some)
+            return Tile(self.relate(some_rows, cols[some], similarity[:, some]), some)
 
         return relate_block
 

@@ -14,7 +14,7 @@ from medcl3d.config.field_types import Fraction
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Box, ViewSpec
 from medcl3d.core.keys import Keys
-from medcl3d.core.relation import Relation, related
+from medcl3d.core.relation import Relation, related_within
 from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors, every_scan
 from medcl3d.pairs.boxes import random_box
@@ -55,7 +55,7 @@ class AugmentedViews:
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 within the sample, M = 1 - P."""
-        return related(rows, cols, rows.sample[:, None] == cols.sample)
+        return related_within(rows, cols, rows.sample, cols.sample)
 
 
 def part_of(box: Box, min_volume: float, rng: np.random.Generator) -> Box:

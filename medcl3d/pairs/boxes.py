@@ -8,13 +8,12 @@ from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor
 
 from medcl3d.core.collection import Collection
+from medcl3d.core.equal_pairs import Pairs, equal_pairs
 from medcl3d.core.geometry import Box, Triple, triple
 from medcl3d.core.keys import Keys
 
 ALIGNED = 1e-3
 """Largest difference between the axes, as unit vectors, of scans whose boxes are compared."""
-FEW_PAIRS = 1 / 8
-"""Fraction of all pairs up to which it is faster to compute the IoU of the pairs of one frame only."""
 
 
 def start_range(collection: Collection, scan: int) -> tuple[Int[np.ndarray, 3], Int[np.ndarray, 3]]:
@@ -94,22 +93,48 @@ def iou_mm(rows: Keys, cols: Keys) -> Float64[Tensor, "N M"]:
     It equals the ratio of the volumes in world mm, on sheared scans too. Boxes of scans that share a frame
     are compared if their axes agree; otherwise, and across frames, the value is 0.
     """
-    one_frame = rows.frame[:, None] == cols.frame
-    # Coordinates along the axes: the inverse, which is the transpose for orthogonal axes only.
-    to_axes = torch.linalg.inv_ex(rows.axes).inverse  # without reading whether it exists
-    if one_frame.device.type == "cpu":  # another device would have to wait for the number of pairs
-        pairs = torch.from_numpy(np.flatnonzero(one_frame.numpy()))  # six times as fast as torch's nonzero
-        if len(pairs) <= FEW_PAIRS * one_frame.numel():
-            row, col = pairs // len(cols), pairs % len(cols)
-            aligned = (rows.axes[row] - cols.axes[col]).abs().amax((-1, -2)) < ALIGNED
-            center, size = cols.center_mm[col, :, None], cols.size_mm[col, :, None]
-            found = _iou_along(to_axes[row], rows.center_mm[row], rows.size_mm[row], center, size)[:, 0]
-            every = found.new_zeros(one_frame.numel())
-            every[pairs] = torch.where(aligned, found, 0.0)
-            return every.view(one_frame.shape)
+    pairs = equal_pairs(rows.frame, cols.frame)
+    if pairs is not None:
+        every = torch.zeros(len(rows), len(cols), dtype=torch.float64)
+        every.numpy()[pairs] = iou_at(rows, cols, pairs)
+        return every
     aligned = torch.cdist(rows.axes.flatten(1), cols.axes.flatten(1), p=torch.inf) < ALIGNED
-    every = _iou_along(to_axes, rows.center_mm, rows.size_mm, cols.center_mm.T[None], cols.size_mm.T[None])
-    return torch.where(one_frame & aligned, every, 0.0)
+    centers, sizes = cols.center_mm.T[None], cols.size_mm.T[None]
+    every = _iou_along(_inverse(rows.axes), rows.center_mm, rows.size_mm, centers, sizes)
+    return torch.where((rows.frame[:, None] == cols.frame) & aligned, every, 0.0)
+
+
+def iou_at(rows: Keys, cols: Keys, pairs: Pairs) -> Float64[np.ndarray, " K"]:
+    """`iou_mm` of some pairs of one frame, on a CPU."""
+    first = rows.axes[:1]
+    if bool((rows.axes == first).all()) and bool((cols.axes == first).all()):  # the usual case, and faster
+        return _iou_of_aligned(rows, cols, pairs)
+    row, col = (torch.from_numpy(index) for index in pairs)
+    center, size = cols.center_mm[col, :, None], cols.size_mm[col, :, None]
+    to_axes = _inverse(rows.axes)[row]
+    found = _iou_along(to_axes, rows.center_mm[row], rows.size_mm[row], center, size)[:, 0]
+    aligned = (rows.axes[row] - cols.axes[col]).abs().amax((-1, -2)) < ALIGNED
+    return np.asarray(torch.where(aligned, found, 0.0))
+
+
+def _iou_of_aligned(rows: Keys, cols: Keys, pairs: Pairs) -> Float64[np.ndarray, " K"]:
+    """As `_iou_along`, if all rows and columns have the same axes."""
+    row, col = pairs
+    offset = torch.from_numpy(cols.center_mm.numpy().take(col, 0) - rows.center_mm.numpy().take(row, 0))
+    along = (_inverse(rows.axes[:1])[0] @ offset.T).T.numpy()  # by torch, to the bit as in `_iou_along`
+    size, other_size = rows.size_mm.numpy().take(row, 0), cols.size_mm.numpy().take(col, 0)
+    half, other_half = size / 2, other_size / 2
+    overlap = np.minimum(half, along + other_half) - np.maximum(-half, along - other_half)
+    shared, volume, other_volume = (
+        a[:, 0] * a[:, 1] * a[:, 2] for a in (np.maximum(overlap, 0), size, other_size)
+    )
+    return np.asarray(shared / (volume + other_volume - shared))
+
+
+def _inverse(axes: Float64[Tensor, "N 3 3"]) -> Float64[Tensor, "N 3 3"]:
+    """From world axes to those of each scan: the inverse, which is the transpose for orthogonal axes only."""
+    inverse: Tensor = torch.linalg.inv_ex(axes).inverse  # without reading whether it exists
+    return inverse
 
 
 def _iou_along(

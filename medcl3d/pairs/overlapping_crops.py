@@ -15,13 +15,14 @@ from torch import Tensor
 
 from medcl3d.config.field_types import Fraction, PositiveInt
 from medcl3d.core.collection import Collection
+from medcl3d.core.equal_pairs import equal_pairs
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.core.keys import Keys
-from medcl3d.core.relation import Relation, related
+from medcl3d.core.relation import Relation, related, related_at
 from medcl3d.pairs import PAIRS, StrategyTraits
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.boxes import iou, iou_mm, overlap_offset, start_range
+from medcl3d.pairs.boxes import iou, iou_at, iou_mm, overlap_offset, start_range
 
 TRIES = 200
 ROUNDING = 1e-9
@@ -132,7 +133,13 @@ class OverlappingCrops:
 
     def relate(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"] | None) -> Relation:
         """P = 1 if IoU >= min_iou; other pairs of the scan are ignored or repel; other scans repel."""
+        least = self.min_iou - ROUNDING
+        of_scan = equal_pairs(rows.scan, cols.scan)
+        if of_scan is not None:
+            overlaps = iou_at(rows, cols, of_scan) >= least
+            ignored = ~overlaps if self.same_scan == "ignore" else None
+            return related_at(rows, cols, of_scan, overlaps, ignored)
         same_scan = rows.scan[:, None] == cols.scan
-        positive = same_scan & (iou_mm(rows, cols) >= self.min_iou - ROUNDING)
+        positive = same_scan & (iou_mm(rows, cols) >= least)
         negative = ~positive if self.same_scan == "negative" else ~same_scan
         return related(rows, cols, positive, negative)

@@ -11,7 +11,7 @@ from medcl3d.config.field_types import Fraction, NonNegative, PositiveInt
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.core.keys import Keys
-from medcl3d.core.relation import Relation, related
+from medcl3d.core.relation import Relation, related, related_within
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.boxes import distance_mm
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
@@ -61,7 +61,7 @@ class PointsOfCrops(PairOfCrops):
     def correspondence(self, rows: Keys, cols: Keys) -> Relation:
         """Points: P = 1 within tolerance_mm, ignored up to ignore_mm. Views: P = 1 within the sample."""
         if rows.are_views:
-            return related(rows, cols, rows.sample[:, None] == cols.sample)
+            return related_within(rows, cols, rows.sample, cols.sample)
         return relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from medcl3d.core.relation import Relation
+from medcl3d.core.relation import ListedPairs, Relation
 from medcl3d.losses.contrastive import RelateBlock, Tile, WeightedSum, contrastive_sum
 from tests.reference.contrastive import contrastive_loss_loops, dcl_loops, whole_matrix_sum
 
@@ -292,3 +293,28 @@ def test_columns_outside_the_tile_repel(kind: dict[str, object], as_slice: bool)
     torch.testing.assert_close(
         *torch.autograd.grad(found.loss, z), *torch.autograd.grad(expected.loss, z), atol=1e-12, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.2])
+@pytest.mark.parametrize("columns", [None, slice(2, 16), torch.tensor([1, 4, *range(6, 18)])], ids=str)
+def test_a_listed_relation_has_the_loss_of_all_pairs(
+    temperature: float, columns: slice | Tensor | None
+) -> None:
+    """Rows with several positives, with none, and with all other columns ignored."""
+    num_cols, rng = 14 if columns is not None else 20, np.random.default_rng(0)
+    kind = rng.choice(3, (6, num_cols), p=[0.6, 0.2, 0.2])  # repel, attract, ignore
+    kind[1][kind[1] == 1] = 0
+    kind[2] = 2
+    whole = Relation(torch.from_numpy(kind == 1).double(), torch.from_numpy(kind == 0).double())
+    attract, ignored = (np.nonzero(kind == one) for one in (1, 2))
+    pairs = ListedPairs((6, num_cols), attract, ignored)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(0)
+    rows, others = (torch.randn(n, 5, generator=random, dtype=torch.float64) for n in (6, 20))
+    found = []
+    for relation in (whole, Relation.of(pairs)):
+        z, w = (F.normalize(x, dim=1).requires_grad_() for x in (rows, others))
+        tile = Tile(relation, columns)
+        total = contrastive_sum(z, w, lambda block, similarity, tile=tile: tile, temperature)
+        found.append((total.loss, total.weight, *torch.autograd.grad(total.loss, (z, w))))
+    assert found[0][1] == 4
+    torch.testing.assert_close(*found, atol=1e-12, rtol=1e-12)

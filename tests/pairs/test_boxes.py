@@ -202,10 +202,14 @@ def test_iou_in_mm_compares_scans_of_one_frame_whose_axes_agree() -> None:
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 40])
 @pytest.mark.parametrize("per_frame", [1, 8])
-def test_iou_in_mm_equals_that_of_the_slow_formula(num_frames: int, per_frame: int) -> None:
-    """With few pairs of one frame and with many; half of the frames have scans whose axes differ."""
-    rng, maps = np.random.default_rng(num_frames), []
-    for frame in range(num_frames):
+@pytest.mark.parametrize("one_map", [False, True])
+def test_iou_in_mm_equals_that_of_the_slow_formula(num_frames: int, per_frame: int, one_map: bool) -> None:
+    """With few pairs of one frame and with many; half of the frames have scans whose axes differ.
+
+    one_map: all scans have the same axes
+    """
+    rng, maps = np.random.default_rng(num_frames), [SHEARED] * 2 * num_frames if one_map else []
+    for frame in range(0 if one_map else num_frames):
         turned = Rotation.from_rotvec(rng.normal(size=3) * (1e-5, 1e-1)[frame % 2]).as_matrix()
         base = Rotation.random(random_state=rng).as_matrix() @ ROTATION.T @ SHEARED
         maps += [base, turned @ base]
@@ -229,7 +233,7 @@ def test_few_pairs_and_all_pairs_have_one_iou(monkeypatch: pytest.MonkeyPatch) -
     keys = keys_of(collection, *((i % 3, box) for i, box in enumerate(boxes)))
     found = []
     for few in (0.0, 1.0):
-        monkeypatch.setattr("medcl3d.pairs.boxes.FEW_PAIRS", few)
+        monkeypatch.setattr("medcl3d.core.equal_pairs.FEW", few)
         found.append(iou_mm(keys, keys))
     torch.testing.assert_close(*found, rtol=0, atol=1e-13)
     scan = keys.scan[:, None] * 3 + keys.scan
