@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl3d.preprocessing.body_mask import Body, find_body
+from medcl3d.preprocessing.body_mask import Body, _filled, _opened, find_body
 from medcl3d.preprocessing.intensity_kind import kind_of, kind_warnings, mask_levels
 from medcl3d.preprocessing.normalise import normalise
 from medcl3d.preprocessing.read_scan import read_image
@@ -44,6 +44,37 @@ def test_real_brains_have_a_body_and_hippocampus_crops_have_none(real) -> None:
         assert "largest component" in body.method and 0.25 < body.fraction < 0.5, path.name
     for path in sorted((real / "hippocampus/imagesTr").glob("*.nii.gz"))[::10]:
         assert find_body(read_image(path).voxels, "mri").method == "whole scan", path.name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_opening_and_filled_holes_are_those_of_libraries(seed: int) -> None:
+    """Also of masks that reach the border, and of thin scans."""
+    from skimage.morphology import opening
+
+    rng = np.random.default_rng(seed)
+    shape = [(12, 9, 15), (30, 2, 8), (1, 20, 20), (16, 16, 16)][seed]
+    noise = ndimage.uniform_filter(rng.normal(size=shape), 3)
+    mask = noise > np.quantile(noise, 0.3)
+    cross = ndimage.generate_binary_structure(3, 1)
+    assert np.array_equal(_opened(mask), opening(mask, cross))
+    parts, _ = ndimage.label(mask)
+    body = parts == np.bincount(parts.ravel())[1:].argmax() + 1
+    box = ndimage.find_objects(body.astype(int))[0]
+    filled = ndimage.binary_fill_holes(body)
+    assert np.array_equal(_filled(body[box]), filled[box])
+
+
+@pytest.mark.parametrize("name", ["ixi40/sub-IXI132", "ms_longitudinal/sub-01"])
+def test_the_body_of_a_real_scan_is_that_of_libraries(real, name, monkeypatch) -> None:
+    from skimage.morphology import opening
+
+    voxels = read_image(sorted((real / name).glob("**/*_T1w.nii.gz"))[0]).voxels
+    found = find_body(voxels, "mri")
+    cross = ndimage.generate_binary_structure(3, 1)
+    monkeypatch.setattr("medcl3d.preprocessing.body_mask._opened", lambda mask: opening(mask, cross))
+    monkeypatch.setattr("medcl3d.preprocessing.body_mask._filled", ndimage.binary_fill_holes)
+    expected = find_body(voxels, "mri")
+    assert found.mask is not None and np.array_equal(found.mask, expected.mask) and found.box == expected.box
 
 
 def test_mr_of_any_unit_is_normalised_to_the_same_range() -> None:
