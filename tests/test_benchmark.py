@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import benchmark
+from benchmarks import BENCHMARKS, benchmark
 from benchmarks.check import slower
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import STAGES, collection
+from benchmarks.finished import Finished
+from benchmarks.inference import inference
 from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
 from benchmarks.measure import Bench, Scale, Table, geometric, take_turns
@@ -19,6 +21,7 @@ from benchmarks.pairs import pairs
 from benchmarks.peers import batchgenerators_transform, monai_transforms
 from benchmarks.pipeline import pipeline
 from benchmarks.plain_loop import plain_loop
+from benchmarks.prepare import prepare
 from benchmarks.startup import startup
 from benchmarks.stores import stores
 from benchmarks.views import torchio_transform, views
@@ -38,6 +41,7 @@ SMALL = Scale(
     few_embeddings=(64, 128),
     loss_turns=2,
     starts=2,
+    prepared=2,
     collections=(80, 320),
 )
 
@@ -140,6 +144,25 @@ def test_a_whole_step_is_compared_with_a_plain_loop(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_preparation_is_compared_on_real_scans(bench: Bench, shared_data: Path) -> None:
+    rows = prepare(bench).rows
+    assert [row[1] for row in rows] == ["medcl3d prepare", "nibabel and MONAI", "TorchIO"] * 2
+    assert all(float(row[2].split()[0]) > 1 for row in rows)
+
+
+def test_without_real_scans_preparation_is_not_measured(tmp_path: Path) -> None:
+    rows = prepare(Bench(tmp_path, Scale(scans=tmp_path / "nothing"))).rows
+    assert len(rows) == 1 and "not measured" in rows[0][3]
+
+
+@pytest.mark.slow
+def test_sliding_windows_are_compared_with_those_of_monai(bench: Bench) -> None:
+    rows = inference(bench).rows
+    assert [row[0] for row in rows] == ["36 x 36 x 36"] * 2 + ["72 x 36 x 18"] * 2
+    assert all(row[3] == "1" or 0.5 < float(row[3].split()[0]) < 2 for row in rows)
+
+
+@pytest.mark.slow
 def test_the_first_step_of_a_command_is_compared_with_a_script(bench: Bench) -> None:
     rows = startup(bench).rows
     assert len(rows) == 2 and all(float(row[1].split()[0]) > 0.5 for row in rows)
@@ -175,6 +198,45 @@ def test_functions_are_measured_in_turns_after_a_warm_up_call() -> None:
     seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert "".join(calls) == "ab" * 4 and seconds["a"].shape == (3,)
     assert geometric(np.array([2.0, 8.0]), ".1f").startswith("4.0 (")
+
+
+def test_after_its_seconds_a_measurement_has_three_turns() -> None:
+    calls: list[int] = []
+    seconds = take_turns({"a": lambda: calls.append(len(calls))}, 7, limit_s=0.0)
+    assert len(calls) == 4 and seconds["a"].shape == (3,)
+
+
+def test_a_stopped_command_resumes_after_its_finished_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def measured(name: str) -> Table:
+        begun.append(name)
+        if name == "views" and len(begun) == 2:
+            raise KeyboardInterrupt
+        return Table(name, ("a",), (("1",),), "A note.")
+
+    for name in ("pairs", "views"):
+        monkeypatch.setitem(BENCHMARKS, name, lambda bench, name=name: measured(name))
+    out = tmp_path / "figures.json"
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(["pairs", "views"], out, SMALL)
+    assert [one["title"] for one in json.loads(out.read_text())["tables"]] == ["pairs"]
+    assert [table.title for table in benchmark(["pairs", "views"], out, SMALL)] == ["views"]
+    assert begun == ["pairs", "views", "views"] and [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert len(benchmark(["pairs", "views"], out, SMALL)) == 2
+
+
+def test_finished_benchmarks_of_another_command_or_commit_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "figures.md"
+    Finished(out, ["pairs", "views"]).add("pairs")
+    assert Finished(out, ["pairs", "views"]).names == ["pairs"]
+    assert not Finished(out, ["pairs", "losses"]).names
+    monkeypatch.setattr("benchmarks.finished.checkout", lambda: {"commit": "another"})
+    assert not Finished(out, ["pairs", "views"]).names
 
 
 @pytest.mark.slow
