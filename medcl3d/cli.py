@@ -480,12 +480,17 @@ def status(
 @command
 def doctor(
     config: Annotated[
-        str | None, _argument("CONFIG", "A pretraining configuration, to estimate its memory too.")
+        str | None,
+        _argument(
+            "CONFIG",
+            "A pretraining configuration, to estimate its memory too; or a run with train.profile, to find "
+            "what takes long.",
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Report versions, devices and limits of this machine, and what makes runs slow or fail."""
-    path = None if config is None else config_path(config)
+    path = None if config is None else Path(config) if Path(config).is_dir() else config_path(config)
     from medcl3d.doctor import doctor as run
 
     run(path, overrides or [])

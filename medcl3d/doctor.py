@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 
 from medcl3d.config.loading import load
+from medcl3d.core.errors import ConfigError
 from medcl3d.core.version import __version__
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.distributed.memory import available_bytes
@@ -24,6 +26,8 @@ from medcl3d.io.shared_memory import REMEDY, free_shared_bytes
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from medcl3d.pretraining.summary import binary_size, estimated_bytes, summary
+from medcl3d.training.profile import read_parts
+from medcl3d.training.step_advice import INSIDE, PARTS, advice
 
 OPTIONAL = {
     "pydicom": "DICOM",
@@ -48,8 +52,9 @@ class Finding:
 
 
 def doctor(config: Path | None = None, overrides: Sequence[str] = (), folder: Path = Path()) -> list[Finding]:
-    """Print and return the findings on this machine, and on a pretraining configuration if one is given.
+    """Print and return the findings on this machine, and on a configuration or a run if one is given.
 
+    config  a pretraining configuration, or the folder of a run with `train.profile: true`
     folder  where runs would be written
     """
     findings = []
@@ -71,7 +76,9 @@ def _findings(config: Path | None, overrides: Sequence[str], folder: Path) -> It
     yield of_convolutions(device)
     yield from of_memory()
     yield of_disk(folder)
-    if config is not None:
+    if config is not None and config.is_dir():
+        yield from of_profile(config, usable_cores())
+    elif config is not None:
         yield from of_config(config, overrides, device)
 
 
@@ -190,6 +197,23 @@ def of_disk(folder: Path) -> Finding:
         return Finding("disk", text, "stores and checkpoints may not fit; use another disk")
     slow = "checkpoints and stores are slow to write; use a local disk" if speed < SLOW_DISK else ""
     return Finding("disk", text, slow)
+
+
+def of_profile(run: Path, cores: float) -> Iterator[Finding]:
+    """The parts of a profiled run's step, and what to change about those that take long.
+
+    ConfigError: the folder is not a run, or has no profile.
+    """
+    parts = read_parts(run)
+    if parts is None or not (run / "config.yaml").is_file():
+        problem, remedy = "has no profile of a run", "run it for 9 steps or more with train.profile=true"
+        raise ConfigError(problem=problem, remedy=remedy, place=str(run))
+    total = sum(parts[name] for name in PARTS)
+    times = ", ".join(f"{name} {parts[name]:.1f} ms ({parts[name] / total:.0%})" for name in PARTS)
+    inside = ", ".join(f"{name} {parts[name] / total:.0%}" for name in INSIDE if name in parts)
+    yield Finding("step", f"{total:.1f} ms: {times}{f'; of forward: {inside}' if inside else ''}")
+    for line in advice(parts, yaml.safe_load((run / "config.yaml").read_text()), cores):
+        yield Finding("step", "", line)
 
 
 def of_config(config: Path, overrides: Sequence[str], device: torch.device) -> Iterator[Finding]:

@@ -9,8 +9,10 @@ import torch
 import yaml
 
 from medcl3d import doctor as module
+from medcl3d.core.errors import ConfigError
 from medcl3d.distributed import memory
 from medcl3d.doctor import doctor, of_convolutions, of_device, of_disk, of_memory, of_threads, usable_cores
+from medcl3d.training.profile import parts_text
 
 CPU = torch.device("cpu")
 
@@ -122,3 +124,18 @@ def test_free_memory_of_a_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(module, "device_name", lambda: "some GPU")
     assert of_device(torch.device("cuda")).text == "2 GPUs, some GPU, 3.0 GiB of 8.0 GiB free"
+
+
+def test_a_profiled_run_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seconds = {"data": 0.5, "forward": 1.0, "backward": 2.0, "optimizer": 0.1, "views": 0.3, "loss": 0.1}
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "times.txt").write_text(f"{parts_text(seconds)}\n\n aten::add  9.0 ms\n")
+    (tmp_path / "config.yaml").write_text("train: {workers: 1}\n")
+    first, *others = module.of_profile(tmp_path, 4.0)
+    assert "720.0 ms: data 100.0 ms (14%)" in first.text and "of forward: views 8%, loss 3%" in first.text
+    assert len(others) == 1 and "raise train.workers (now 1)" in others[0].remedy
+
+
+def test_a_folder_without_a_profile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.profile=true"):
+        list(module.of_profile(tmp_path, 4.0))

@@ -46,6 +46,7 @@ from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.scan_selection import ScanSelection, pretraining_scans
 from medcl3d.store.store import Store
 from medcl3d.training.grad_cache import embed_in_chunks
+from medcl3d.training.profile import part_of_forward
 from medcl3d.views import VIEWS
 
 
@@ -68,11 +69,14 @@ class Learner(nn.Module):
         """The loss of this rank's part of a global batch."""
         self.relating.global_views = GlobalViews.of(raw.main.host_keys)
         embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
-        return self.objective.loss(embedded, self.relating)
+        with part_of_forward("loss"):
+            return self.objective.loss(embedded, self.relating)
 
     def embed(self, raw: RawBatch) -> Embedded:
         """Embeddings of the views of some samples, with their keys."""
-        return self.objective.embed(self.network, make_views(raw, self.recipe))
+        with part_of_forward("views"):
+            views = make_views(raw, self.recipe)
+        return self.objective.embed(self.network, views)
 
     def before_step(self, step: int, steps: int) -> None:
         """Pass the current step to the strategy and to an objective with a schedule."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from medcl3d.distributed.collectives import rank, say
 from medcl3d.io.atomic import write_text
+from medcl3d.training.step_advice import INSIDE, MOST, PARTS
 
-PARTS = ("data", "forward", "backward", "optimizer")
 BEFORE, PROFILED = 4, 5
 """Steps before the profile, which allocate memory and fill queues; its steps."""
-MOST_WAITING, MOST_OPERATIONS = 0.05, 30
+MOST_OPERATIONS = 30
+TABLE, ROW = Path("profile") / "times.txt", re.compile(r"  (\w+) +([\d.]+) ms per step")
+
+_profiling = False
+
+
+def part_of_forward(name: str) -> AbstractContextManager[Any]:
+    """Mark one of `INSIDE`, if a `StepProfile` is active."""
+    return record_function(f"step/{name}") if _profiling else nullcontext()
 
 
 class StepProfile:
@@ -31,11 +40,15 @@ class StepProfile:
             self._profiler = profile(activities=activities, schedule=steps, on_trace_ready=self._write)
 
     def __enter__(self) -> StepProfile:
+        global _profiling
         if self._profiler is not None:
             self._profiler.start()
+            _profiling = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        global _profiling
+        _profiling = False
         if self._profiler is not None:
             self._profiler.stop()
 
@@ -58,6 +71,8 @@ class StepProfile:
     def _write(self, found: Any) -> None:
         averages = found.key_averages()
         seconds = {row.key.removeprefix("step/"): row.cpu_time_total / 1e6 for row in averages}
+        if self.device.type == "cuda":  # it does not end these before the next begins
+            seconds = {name: value for name, value in seconds.items() if name not in INSIDE}
         if any(name not in seconds for name in PARTS):  # the run ended within the profiled steps
             return
         self.folder.mkdir(exist_ok=True)
@@ -75,10 +90,18 @@ def parts_text(seconds: Mapping[str, float]) -> str:
     """
     total = sum(seconds[name] for name in PARTS)
     lines = [f"profile of {PROFILED} steps:"]
-    lines += [
-        f"  {name:<9} {seconds[name] / PROFILED * 1000:9.1f} ms per step, {seconds[name] / total:.0%}"
-        for name in PARTS
-    ]
-    if seconds["data"] > MOST_WAITING * total:
+    for name in (*PARTS, *(name for name in INSIDE if name in seconds)):
+        time = f"  {name:<9} {seconds[name] / PROFILED * 1000:9.1f} ms per step, {seconds[name] / total:.0%}"
+        lines.append(f"{time}, in forward" if name in INSIDE else time)
+    if seconds["data"] > MOST["data"] * total:
         lines.append("  the step waits for data: raise train.workers, or use a local disk for data.root")
     return "\n".join(lines)
+
+
+def read_parts(run: Path) -> dict[str, float] | None:
+    """Part -> ms per step of a profiled run; None if it has no profile."""
+    if not (run / TABLE).is_file():
+        return None
+    lines = map(ROW.match, (run / TABLE).read_text().splitlines())
+    parts = {line[1]: float(line[2]) for line in lines if line}
+    return parts if set(PARTS) <= set(parts) else None
