@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
+from torch import Tensor
 
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
@@ -24,7 +26,7 @@ from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.io.disk_space import format_size, free_bytes
 from medcl3d.io.shared_memory import REMEDY, free_shared_bytes
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.parts import assemble
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import binary_size, estimated_bytes, summary
 from medcl3d.training.profile import read_parts
 from medcl3d.training.step_advice import INSIDE, PARTS, advice
@@ -39,7 +41,7 @@ LITTLE_SHARED, LITTLE_DISK, WRITTEN = 1 << 30, 5 << 30, 16 << 20
 SLOW_DISK = 20e6  # bytes per second of synced writes: a busy network disk
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 SLOWER = 1.1
-NUM_TIMES = 5
+NUM_TIMES, SLOW_PASS_S = 5, 1.0
 
 
 @dataclass(frozen=True)
@@ -155,15 +157,24 @@ def of_convolutions(device: torch.device) -> Finding:
 def _convolution_seconds(device: torch.device, dtype: torch.dtype | None) -> float:
     """Shortest seconds of a forward and backward pass: 16 to 32 channels, 4 crops of 32^3."""
     layer = torch.nn.Conv3d(16, 32, 3, padding=1).to(device)
-    crops = torch.rand(4, 16, 32, 32, 32, device=device)
-    best = float("inf")
+    return _training_seconds(layer, torch.rand(4, 16, 32, 32, 32, device=device), dtype)
+
+
+def _training_seconds(model: Callable[[Tensor], Tensor], crops: Tensor, dtype: torch.dtype | None) -> float:
+    """Shortest seconds of a forward and backward pass of `NUM_TIMES`; of one, if it is slow.
+
+    Without instructions for it, bfloat16 takes many times as long as float32.
+    """
+    device, best = crops.device, float("inf")
     for _ in range(NUM_TIMES):
         start = time.perf_counter()
         with autocast(device, dtype):
-            layer(crops).float().square().mean().backward()
+            model(crops).float().square().mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
+        if best > SLOW_PASS_S:
+            break
     return best
 
 
@@ -216,9 +227,26 @@ def of_profile(run: Path, cores: float) -> Iterator[Finding]:
         yield Finding("step", "", line)
 
 
+def of_network(parts: Pretraining, device: torch.device) -> Iterator[Finding]:
+    """Speed of the encoder in the precision of `auto` and in float32; a warning if float32 is faster.
+
+    Nothing if they are one precision, or if the configuration names one.
+    """
+    auto = autocast_dtype("auto", device)
+    if auto is None or parts.config.train.precision != "auto":
+        return
+    encoder = copy.deepcopy(parts.learner.network.encoder).to(device)
+    crops = torch.rand(4, parts.store.num_channels, *parts.config.data.patch_size, device=device)
+    float32, other = (_training_seconds(lambda x: encoder(x).pooled, crops, dtype) for dtype in (None, auto))
+    name = str(auto).removeprefix("torch.")
+    text = f"a pass of the encoder takes {other / float32:.2f} times as long in {name} as in float32"
+    yield Finding("precision", text, "set train.precision=float32" if other > SLOWER * float32 else "")
+
+
 def of_config(config: Path, overrides: Sequence[str], device: torch.device) -> Iterator[Finding]:
     """The summary of a pretraining, and its memory compared with what is available."""
     parts = assemble(load(config, overrides, PretrainConfig))
+    yield from of_network(parts, device)
     yield Finding("config", summary(parts).replace("\n", f"\n{'':<12}"))
     needed, activations = estimated_bytes(parts, device)
     available = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_bytes()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 from medcl3d import doctor as module
+from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError
 from medcl3d.distributed import memory
 from medcl3d.doctor import doctor, of_convolutions, of_device, of_disk, of_memory, of_threads, usable_cores
+from medcl3d.pretraining.config import PretrainConfig
+from medcl3d.pretraining.parts import assemble
 from medcl3d.training.profile import parts_text
 
 CPU = torch.device("cpu")
@@ -49,6 +54,27 @@ def test_memory_beyond_what_is_available_is_a_warning(
     monkeypatch.setattr(module, "available_bytes", lambda: 1 << 20)
     (*_, last) = module.of_config(write_config(tiny_store, tmp_path, 4), [], CPU)
     assert "1.0 MiB are available; lower train.samples_per_step" in last.remedy
+
+
+@pytest.mark.parametrize(("slowdown", "precision"), [(1.3, "auto"), (0.5, "auto"), (1.3, "bfloat16")])
+def test_an_encoder_that_is_slower_in_the_precision_of_auto_is_a_warning(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slowdown: float, precision: str
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def seconds(model: Callable[[Tensor], Tensor], crops: Tensor, dtype: torch.dtype | None) -> float:
+        shapes.append((*model(crops).shape[:1], *crops.shape[1:]))
+        return 1.0 if dtype is None else slowdown
+
+    monkeypatch.setattr(module, "_training_seconds", seconds)
+    monkeypatch.setattr(module, "autocast_dtype", lambda *_: torch.bfloat16)
+    config = load(write_config(tiny_store, tmp_path, 4), [f"train.precision={precision}"], PretrainConfig)
+    found = list(module.of_network(assemble(config), CPU))
+    if precision != "auto":
+        assert not found and not shapes
+        return
+    assert shapes == [(4, 1, 16, 16, 16)] * 2 and f"takes {slowdown:.2f} times as long" in found[0].text
+    assert found[0].remedy == ("set train.precision=float32" if slowdown > 1 else "")
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 0.5), ("max 100000", None), ("", None)])

@@ -21,7 +21,9 @@ Steps = int | Sequence[int]
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast; None for float32.
 
-    `auto` is bfloat16 if the device supports it natively, else float16 on GPUs with tensor cores for it.
+    `auto` is bfloat16 if the device supports it natively, else float16 on GPUs with tensor cores for it. It
+    depends on the device only, not on a measurement, whose outcome may be another on another day or rank:
+    `medcl3d doctor CONFIG` measures the network, and names the field to set if float32 is faster.
     """
     return DTYPES[_natively(device) if precision == "auto" else precision]
 
