@@ -12,12 +12,11 @@ from medcl3d.config.field_types import PositiveInt
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.pairs import cosine_distance
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.momentum_encoder import Momentum, MomentumEncoder, Schedule
-from medcl3d.objectives.partners import draw_partners
+from medcl3d.objectives.partners import draw_partners, mean_loss
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 
@@ -85,5 +84,4 @@ class BYOL(nn.Module):
         online = embedded["online"]
         drawn = draw_partners(online, embedded["target"], relating)
         distance = cosine_distance(online.z, drawn.chosen)
-        value, mean = global_mean((drawn.weight * distance).sum(), drawn.weight.sum())
-        return Loss(value, {"loss": mean} | drawn.metrics, drawn.required)
+        return mean_loss((drawn.weight * distance).sum(), drawn.weight.sum(), drawn.numbers)

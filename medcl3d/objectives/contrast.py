@@ -10,10 +10,10 @@ from torch import Tensor
 
 from medcl3d.core.embeddings import Embeddings, Loss, require
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import all_sum, all_sums, gather, gather_keys, world_size
+from medcl3d.distributed.collectives import all_sums, gather, gather_keys, world_size
 from medcl3d.losses.budget import BudgetedPairs
 from medcl3d.losses.contrastive import Denominator, Tile, contrastive_sum
-from medcl3d.objectives.diagnostics import Tally, diagnose
+from medcl3d.objectives.diagnostics import Tally, diagnose, own_sums
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs.traits import REPELS, SUPPORT
 
@@ -71,21 +71,29 @@ def contrast(
     local = contrastive_sum(
         z, others, relate_and_count, temperature, denominator=denominator, decoupled=decoupled
     )
-    weight, total = all_sums(local.weight.detach(), local.loss.detach())
-    required = require(weight, NO_POSITIVE)
-    value = local.loss * world_size() / weight
-    metrics = {"loss": total / weight}
+    numbers = {"weight": local.weight, "loss": local.loss}
     if relating.logged:
-        metrics |= diagnose(z.detach(), tally)
+        numbers["diagnosis"] = own_sums(z.detach(), tally)
     if relating.budget_weight:
-        own = budgeted.sum(z, columns)
-        pairs, total = all_sums(own.weight, own.loss.detach())
-        excess = total / pairs.clamp(min=1)
-        value = value + relating.budget_weight * own.loss * world_size() / pairs.clamp(min=1)
-        metrics["loss"] = metrics["loss"] + relating.budget_weight * excess
-        metrics |= {"budget_excess": excess, "pairs_with_budget": pairs}
-    for name, (top, bottom) in relating.sums.items():
-        metrics[name] = all_sum(top.to(z)) / all_sum(bottom.to(z)).clamp(min=1)
+        excess = budgeted.sum(z, columns)
+        numbers |= {"budgeted": excess.weight, "excess": excess.loss}
+    for name, ratio in relating.sums.items():
+        numbers[f"of strategy: {name}"] = torch.stack([part.to(z) for part in ratio])
+    sums = all_sums(numbers)
+    required = require(sums["weight"], NO_POSITIVE)
+    value = local.loss * world_size() / sums["weight"]
+    metrics = {"loss": sums["loss"] / sums["weight"]}
+    if relating.logged:
+        metrics |= diagnose(sums["diagnosis"])
+    if relating.budget_weight:
+        pairs = sums["budgeted"].clamp(min=1)
+        value = value + relating.budget_weight * excess.loss * world_size() / pairs
+        mean = sums["excess"] / pairs
+        metrics["loss"] = metrics["loss"] + relating.budget_weight * mean
+        metrics |= {"budget_excess": mean, "pairs_with_budget": sums["budgeted"]}
+    for name in relating.sums:
+        top, bottom = sums[f"of strategy: {name}"]
+        metrics[name] = top / bottom.clamp(min=1)
     return Loss(value, metrics, required)
 
 

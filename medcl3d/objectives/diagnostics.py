@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from medcl3d.core.relation import Relation
-from medcl3d.distributed.collectives import all_sum, all_sums, world_size
+from medcl3d.distributed.collectives import all_sum, world_size
 from medcl3d.losses.contrastive import Tile
 
 # Singular values of more embeddings cost more time and change the effective rank little.
@@ -76,15 +76,22 @@ class Tally:
 
 
 @torch.no_grad()
-def diagnose(z: Float[Tensor, "N E"], tally: Tally) -> dict[str, Float[Tensor, ""]]:
-    """Metrics of one step over all ranks. z: ``[N, D]`` unit vectors, whose pairs `tally` has summed.
+def own_sums(z: Float[Tensor, "N E"], tally: Tally) -> Float64[Tensor, 12]:
+    """What `diagnose` needs of this rank, to be summed over ranks: `tally`, effective rank, deviation.
+
+    z: ``[N, D]`` unit vectors, whose pairs `tally` has summed
+    """
+    features = torch.stack([effective_rank(z).double(), z.std(0).mean().double()])
+    return torch.cat([tally.total(z, lambda own: own), features])
+
+
+def diagnose(sums: Float64[Tensor, 12]) -> dict[str, Float64[Tensor, ""]]:
+    """Metrics of one step over all ranks, from the `own_sums` of all of them.
 
     alignment and uniformity: Wang and Isola, ICML 2020 (alpha = 2, t = 2; alignment weighted by P).
     effective_rank: RankMe, Garrido et al., ICML 2023 (on at most 512 embeddings per rank, mean over ranks).
     """
-    sums = tally.total(z, all_sum)
-    p, aligned, uniform, repelled = (sums[i] for i in (2, 6, 7, 8))
-    rank, spread = all_sums(effective_rank(z), z.std(0).mean())
+    p, aligned, uniform, repelled, rank, spread = (sums[i] for i in (2, 6, 7, 8, 10, 11))
     return {
         **_counts(sums),
         "alignment": aligned / p,

@@ -14,13 +14,13 @@ from medcl3d.config.field_types import Fraction, NonNegative, NonNegativeInt, Po
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import all_sum, gather, gather_keys, global_mean
+from medcl3d.distributed.collectives import all_sum, gather, gather_keys
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of
 from medcl3d.losses.pairs import koleo
 from medcl3d.objectives import OBJECTIVES
 from medcl3d.objectives.momentum_encoder import Momentum, MomentumEncoder, Schedule
-from medcl3d.objectives.partners import relate_to_all
+from medcl3d.objectives.partners import mean_loss, relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import Relating
 
@@ -127,14 +127,16 @@ class DINO(nn.Module):
         weight = weight * 0 + weight.detach() if self.frozen else weight
         log_p = F.log_softmax(scores_of(online.z, weight) / self.student_temperature, dim=1)
         positive = related.relation.positive[:, : len(targets)].to(log_p.dtype)
-        value, mean = global_mean(cross_entropy_sum(log_p, targets.to(log_p.dtype), positive), positive.sum())
-        metrics = {"loss": mean} | related.metrics
+        found = mean_loss(
+            cross_entropy_sum(log_p, targets.to(log_p.dtype), positive), positive.sum(), related.numbers
+        )
         if self.koleo:
             spread = koleo(gather(global_views.z), gather_keys(global_views.keys).sample)
-            value = value + self.koleo * spread
-            metrics |= {"loss": mean + self.koleo * spread.detach(), "koleo": spread.detach()}
+            own = spread.detach()
+            metrics = found.metrics | {"loss": found.metrics["loss"] + self.koleo * own, "koleo": own}
+            found = Loss(found.value + self.koleo * spread, metrics, found.required)
         self._update_center(target.z)
-        return Loss(value, metrics, related.required)
+        return found
 
     @torch.no_grad()
     def _update_center(self, scores: Float[Tensor, "N K"]) -> None:

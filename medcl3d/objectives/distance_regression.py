@@ -14,7 +14,7 @@ from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss, require
 from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relate, Relation
-from medcl3d.distributed.collectives import all_mean, all_sum, gather, gather_keys, global_mean, world_size
+from medcl3d.distributed.collectives import all_sums, gather, gather_keys, world_size
 from medcl3d.encoders.network import Network
 from medcl3d.losses.distances import distance_errors
 from medcl3d.objectives import OBJECTIVES
@@ -83,14 +83,16 @@ class DistanceRegression(nn.Module):
         compared = torch.isfinite(target) & ~rows.keys.same_item(cols.keys)
         errors = distance_errors(rows.z, cols.z, target, compared)
         number = compared.sum().to(errors.dtype)
-        required = require(all_sum(number), NOT_COMPARED)
-        value, mean = global_mean(errors.sum(), number)
+        z, numbers = online.z.detach(), {"weight": number, "loss": errors.sum()}
+        if relating.logged:
+            numbers |= {"effective_rank": effective_rank(z), "feature_std": z.std(0).mean()}
+        sums = all_sums(numbers)
+        required = require(sums["weight"], NOT_COMPARED)
+        mean = sums["loss"] / sums["weight"]
         metrics = {"loss": mean, "error_mm": mean.sqrt() * self.scale_mm}
         if relating.logged:
-            z = online.z.detach()
-            metrics["effective_rank"] = all_mean(effective_rank(z))
-            metrics["feature_std"] = all_mean(z.std(0).mean())
-        return Loss(value, metrics, required)
+            metrics |= {name: sums[name] / world_size() for name in ("effective_rank", "feature_std")}
+        return Loss(errors.sum() * world_size() / sums["weight"], metrics, required)
 
     def gate(self, relate: Relate) -> Relate:
         """The relation of the points' crops, for pictures: it has no effect on the loss."""

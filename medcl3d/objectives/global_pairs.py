@@ -11,9 +11,9 @@ from torch import Tensor
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Required
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import gather
+from medcl3d.distributed.collectives import all_sums, gather
 from medcl3d.encoders.network import Network
-from medcl3d.objectives.partners import draw_partners
+from medcl3d.objectives.partners import draw_partners, metrics_of
 from medcl3d.objectives.projector import Projector
 from medcl3d.objectives.relating import GlobalViews, Relating
 
@@ -43,11 +43,11 @@ def global_pairs(rows: Embeddings, relating: Relating) -> GlobalPairs:
     """
     anchors = rows[_first_views(rows.keys, relating.global_views)]
     drawn = draw_partners(anchors, rows, relating)
-    first, second, weight = gather(anchors.z), gather(drawn.chosen), gather(drawn.weight)
-    has_partner = (weight > 0).nonzero().flatten()
-    return GlobalPairs(
-        first[has_partner], second[has_partner], weight[has_partner], drawn.metrics, drawn.required
-    )
+    metrics, required = metrics_of(all_sums(drawn.numbers))
+    width = anchors.z.shape[1]
+    pairs = gather(torch.cat([anchors.z, drawn.chosen, drawn.weight[:, None]], dim=1))
+    pairs = pairs[(pairs[:, -1] > 0).nonzero().flatten()]
+    return GlobalPairs(pairs[:, :width], pairs[:, width:-1], pairs[:, -1], metrics, required)
 
 
 def _first_views(keys: Keys, views: GlobalViews | None) -> slice | Int[Tensor, " _"]:

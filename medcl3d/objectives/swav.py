@@ -15,11 +15,10 @@ from medcl3d.config.field_types import NonNegativeInt, Positive, PositiveInt
 from medcl3d.core.batch import PairBatch
 from medcl3d.core.embeddings import Embedded, Embeddings, Loss
 from medcl3d.core.keys import Keys
-from medcl3d.distributed.collectives import gather, gather_keys, global_mean
 from medcl3d.encoders.network import Network
 from medcl3d.losses.clusters import cross_entropy_sum, scores_of, sinkhorn
 from medcl3d.objectives import OBJECTIVES
-from medcl3d.objectives.partners import relate_to_all
+from medcl3d.objectives.partners import mean_loss, relate_to_all
 from medcl3d.objectives.projector import HeadNorm, Projector
 from medcl3d.objectives.relating import GlobalViews, Relating, append
 
@@ -100,14 +99,13 @@ class SwAV(nn.Module):
         """The mean over pairs of a view and a global view's code, weighted by P."""
         online, large = embedded["online"], embedded["large"]
         related = relate_to_all(online, large, relating)
-        keys = gather_keys(large.keys)[related.order]
-        codes = self._codes(gather(large.z)[related.order], keys.view, relating.global_views)
+        own = related.targets[: len(related.keys)]
+        codes = self._codes(own, related.keys.view, relating.global_views)
         weight = self.prototypes.weight
         weight = weight * 0 + weight.detach() if self.frozen else weight  # a gradient of 0, which DDP needs
         log_p = F.log_softmax(scores_of(online.z, weight) / self.temperature, dim=1)
         positive = related.relation.positive[:, : len(codes)].to(log_p.dtype)
-        value, mean = global_mean(cross_entropy_sum(log_p, codes, positive), positive.sum())
-        return Loss(value, {"loss": mean} | related.metrics, related.required)
+        return mean_loss(cross_entropy_sum(log_p, codes, positive), positive.sum(), related.numbers)
 
     @torch.no_grad()
     def _codes(

@@ -29,3 +29,22 @@ INFERENCE = {
     "downstream.windows.MeanMap.add": "the features of a window",
 }
 """Reads of evaluation and prediction, one per batch of crops or windows: the result is needed on the CPU."""
+
+MAX_COLLECTIVES = {
+    "barlow_twins": 13,
+    "byol": 10,
+    "dense": 6,
+    "dino": 13,
+    "distance_regression": 6,
+    "global_dense": 12,
+    "mae": 3,
+    "mae_contrastive": 9,
+    "moco": 8,
+    "simclr": 8,
+    "simsiam": 9,
+    "swav": 7,
+    "vicreg": 13,
+}
+"""Collectives per step of several ranks. All-gathers of rows for each batch norm of a head, of embeddings and
+of keys, and a reduce-scatter for each that has a gradient; one sum of all numbers, logged or not; the
+gradients, in buckets of 25 MiB; the votes to stop. Momentum encoders have heads too."""

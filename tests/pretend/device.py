@@ -101,7 +101,7 @@ class Record:
 
     def add(self, kind: str) -> None:
         """Count an event, with the function of medcl3d that caused it."""
-        self.steps[-1][kind, _place()] += 1
+        self.steps[-1][kind, place()] += 1
 
     def pin(self, tensor: Tensor) -> Tensor:
         """A copy that counts as pinned."""
@@ -183,12 +183,12 @@ def _active() -> Record:
     return _records[-1] if _records else Record()
 
 
-def _place() -> str:
-    """The innermost function of medcl3d on the stack."""
+def place(outside: str = " ") -> str:
+    """The innermost function of medcl3d on the stack, outside modules whose name begins with `outside`."""
     frame: Any = sys._getframe()
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name.startswith("medcl3d."):
+        if name.startswith("medcl3d.") and not name.startswith(f"medcl3d.{outside}"):
             function = frame.f_code.co_qualname.replace(".<locals>", "")
             return f"{name.removeprefix('medcl3d.')}.{function}"
         frame = frame.f_back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,7 +14,7 @@ from medcl3d.config.loading import parse
 from medcl3d.downstream import finetune
 from medcl3d.downstream.finetune import Finetuning
 from medcl3d.pretraining.config import PretrainConfig
-from medcl3d.pretraining.parts import assemble
+from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.training import loop
 from tests.pretend.device import DEVICE, Event, Record, pretended_device
 
@@ -86,6 +86,21 @@ def pretraining_steps(
     **train: Any,
 ) -> tuple[Record, list[Mapping[str, float]]]:
     """Pretrain for some steps on the device: the events of each step, and the logged rows."""
+    parts = parts_of(store, objective, strategy, encoder, steps, **train)
+    with pretended_device() as record:
+        rows = steps_of(parts, DEVICE, record.next_step)
+    return record, rows
+
+
+def parts_of(
+    store: Path,
+    objective: str,
+    strategy: str = "overlapping_crops",
+    encoder: str = "unet3d",
+    steps: int = 4,
+    **train: Any,
+) -> Pretraining:
+    """The parts of a small pretraining of this rank."""
     config = parse(
         {
             "data": {"root": str(store), "patch_size": list(PATCH), "smaller_than_patch": "pad"},
@@ -99,41 +114,56 @@ def pretraining_steps(
         PretrainConfig,
         "steps",
     )
-    parts = assemble(config)
+    return assemble(config)
+
+
+def steps_of(
+    parts: Pretraining, device: torch.device, next_step: Callable[[], None]
+) -> list[Mapping[str, float]]:
+    """Pretrain without checkpoints: the logged rows. The last step is logged.
+
+    next_step: called before the batch of each step
+    """
     run, dataset = NoRun(), parts.dataset()
-    with pretended_device() as record:
 
-        def batches(start: int) -> Iterator[Any]:
-            for step in range(start, steps):
-                record.next_step()
-                raw = dataset[step]
-                yield raw.pin_memory() if hasattr(raw, "pin_memory") else raw
+    def batches(start: int) -> Iterator[Any]:
+        for step in range(start, len(dataset)):
+            next_step()
+            raw = dataset[step]
+            yield raw.pin_memory() if device == DEVICE else raw
 
-        learner = parts.learner
-        fit_on_device(
-            learner,
-            lambda model, raw: model(raw.to(DEVICE)),
-            batches,
-            config.train,
-            run,
-            before_step=learner.before_step,
-            announce=learner.announce,
-            after_step=learner.after_step,
-        )
-    return record, run.rows
+    learner = parts.learner
+    fit_on_device(
+        learner,
+        lambda model, raw: model(raw.to(device)),
+        batches,
+        parts.config.train,
+        run,
+        device,
+        before_step=learner.before_step,
+        announce=learner.announce,
+        after_step=learner.after_step,
+    )
+    return run.rows
 
 
 def fit_on_device(
-    model: torch.nn.Module, loss_of: Any, batches: Any, options: Any, run: Any, **more: Any
+    model: torch.nn.Module,
+    loss_of: Any,
+    batches: Any,
+    options: Any,
+    run: Any,
+    device: torch.device = DEVICE,
+    **more: Any,
 ) -> None:
-    """`fit` on the pretended device, without checkpoints."""
+    """`fit` on a device, without checkpoints."""
     model.train()
     with (
         mock.patch.object(loop, "save_checkpoint", lambda *_: None),
         mock.patch.object(loop, "restore", lambda *_: 0),
         mock.patch.object(loop, "autocast_dtype", lambda *_: None),
     ):
-        loop.fit(model, loss_of, batches, options, run, DEVICE, **more)
+        loop.fit(model, loss_of, batches, options, run, device, **more)
 
 
 def by_kind(events: Counter[Event]) -> Counter[str]:
