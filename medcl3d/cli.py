@@ -302,8 +302,10 @@ def predict(
     check: CheckScans = False,
 ) -> None:
     """Segment new scans, with labels on each scan's own grid. The same command resumes."""
+    from medcl3d.distributed.collectives import require_one_process
     from medcl3d.downstream.predict.predict import predict as run_
 
+    require_one_process("predict")
     run_(
         run,
         target,
@@ -333,8 +335,10 @@ def features(
     check: CheckScans = False,
 ) -> None:
     """Write a pretrained encoder's features of new scans. Run the command again to resume."""
+    from medcl3d.distributed.collectives import require_one_process
     from medcl3d.downstream.features import write_features
 
+    require_one_process("features")
     write_features(
         run,
         target,

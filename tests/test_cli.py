@@ -62,6 +62,15 @@ def seconds(*code: str, times: int) -> float:
     return best
 
 
+@pytest.mark.parametrize("command", ["predict", "features"])
+def test_a_command_whose_ranks_would_repeat_each_other_is_refused_under_torchrun(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = medcl3d(command, "run", "scans", "--out", "out")
+    assert done.exit_code == 2 and f"{command} runs in one process; start it without torchrun" in done.stderr
+
+
 @pytest.mark.parametrize(("arguments", "code"), [(["list", "pairs"], 0), (["check", "no such place"], 3)])
 @pytest.mark.parametrize("rank", [False, True])
 def test_a_rank_exits_with_its_output_and_code_and_without_interpreter_shutdown(

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from medcl3d.core.errors import MachineError
+from medcl3d.core.errors import ConfigError, MachineError
 from medcl3d.core.keys import Keys
 from medcl3d.distributed.memory import keep_freed_memory, memory_errors
 
@@ -43,6 +43,13 @@ def world_size() -> int:
 def rank() -> int:
     """Index of this rank."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def require_one_process(command: str) -> None:
+    """ConfigError under torchrun, for a command whose ranks would all do the same work."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        remedy = "start it without torchrun; with several GPUs, one process for each, on parts of the scans"
+        raise ConfigError(problem=f"{command} runs in one process", remedy=remedy)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from medcl3d.config.choices import choice_in_list, choice_of
 from medcl3d.config.field_types import STRICT, PositiveInt, Seed
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, DataError, Word
-from medcl3d.distributed.collectives import process_group, say, world_size
+from medcl3d.distributed.collectives import process_group, require_one_process, say
 from medcl3d.distributed.precision import Precision, autocast_dtype
 from medcl3d.distributed.seeding import seed_weights
 from medcl3d.downstream.crop_dataset import Example, mean_outputs, targets_of
@@ -120,9 +120,8 @@ class EvaluateConfig:
 def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = False) -> Path:
     """Evaluate a frozen encoder and return the run folder. Does nothing if the evaluation is done."""
     config = load(config_path, overrides, EvaluateConfig)
+    require_one_process("evaluate")
     with process_group() as device:
-        if world_size() > 1:
-            raise ConfigError(problem="evaluate runs in one process", remedy="start it without torchrun")
         parts = assemble(config)
         origin = "untrained" if config.init == SCRATCH else f"from {config.source}"
         notes = [f"  {note}" for note in parts.notes]
