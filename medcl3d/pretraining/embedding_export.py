@@ -6,6 +6,7 @@ All encoders get the same crops and augmentations of the same scans, whatever th
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from medcl3d.config.field_types import Choice
 from medcl3d.core.columns import KNOWN_COLUMNS
 from medcl3d.core.geometry import Box, ViewSpec, triple
+from medcl3d.distributed.collectives import of_all_ranks, own_part, rank
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.evaluation.metrics.label_free import label_free
 from medcl3d.io.atomic import open_atomic, write_json
@@ -39,8 +41,9 @@ SCORES, FEATURES = "label_free.json", "features.npz"
 def export_embeddings(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
     """Write label-free scores of crops to label_free.json, and their features and metadata to features.npz.
 
-    The number of crops is `NUM_CROPS`, or the number of training samples if that is smaller. Non-finite
-    features give a warning and no scores; the run still finishes.
+    All ranks call it and compute a part, and rank 0 writes. The number of crops is `NUM_CROPS`, or the number
+    of training samples if that is smaller. Non-finite features give a warning and no scores; the run still
+    finishes.
     features.npz: `features` ``Float32[N, F]`` of one augmentation of each crop, `scan` and `patient`,
     `structure` (the label at the centre of the crop, "" if there is none), and every column of metadata, as
     text.
@@ -53,15 +56,18 @@ def export_embeddings(parts: Pretraining, run: RunFolder, device: torch.device) 
     dataset = PairDataset(parts.store, scans, strategy, recipe, plan, crops // plan.samples_per_step)
     network = parts.learner.network.eval().to(device)
     dtype = autocast_dtype(train.precision, device)
-    found: list[torch.Tensor] = []
-    views: list[ViewSpec] = []
-    for step in range(len(dataset)):
+
+    def pooled(step: int) -> tuple[torch.Tensor, Sequence[ViewSpec]]:
         raw = dataset[step]
         with autocast(device, dtype):
-            pooled = network.encoder(make_views(raw.to(device), recipe).main.voxels).pooled
-        found.append(pooled.float().cpu())
-        views += raw.main.views[::2]
-    both = torch.cat(found).reshape(len(views), 2, -1).numpy()
+            features = network.encoder(make_views(raw.to(device), recipe).main.voxels).pooled
+        return features.float().cpu(), raw.main.views[::2]
+
+    found = of_all_ranks([pooled(step) for step in own_part(range(len(dataset)))])
+    if rank() != 0:
+        return
+    views = [view for _, of_step in found for view in of_step]
+    both = torch.cat([features for features, _ in found]).reshape(len(views), 2, -1).numpy()
     scores = label_free(both[:, 0], both[:, 1])
     if not scores:
         wrong = int((~np.isfinite(both)).any((1, 2)).sum())

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from medcl3d.config.choices import choice_in_list
 from medcl3d.config.field_types import STRICT, PositiveInt
 from medcl3d.core.errors import ConfigError, DataError, Word
+from medcl3d.distributed.collectives import buffers_of_rank_zero, rank
 from medcl3d.downstream.crop_dataset import mean_outputs, targets_of
 from medcl3d.downstream.label_selection import with_target
 from medcl3d.downstream.probes import Labelled, LinearProbe
@@ -70,13 +71,19 @@ class ProbedCrops:
             raise DataError("probe", problem, "raise probe.patients", field="probe")
 
     def measure(self, network: Network, device: torch.device, dtype: torch.dtype | None) -> dict[str, float]:
-        """Balanced accuracy of the current frozen features; the network is in training mode afterwards."""
+        """Balanced accuracy of the current frozen features; the network is in training mode afterwards.
+
+        All ranks call it and compute features of a part of the crops; the others than rank 0 return nothing.
+        """
+        buffers_of_rank_zero(network)
         network.eval()
         train, test = (
-            mean_outputs(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype)
+            mean_outputs(lambda crops: network.encoder(crops).pooled, self.store, side, device, dtype, True)
             for side in (self.train, self.test)
         )
         network.train()
+        if rank() != 0:
+            return {}
         patients = tuple(self.patient[example.scan] for example in self.train)
         known = Labelled(train, targets_of(self.train), patients)
         probabilities = LinearProbe().probabilities(known, test, self.num_classes, 0)

@@ -16,7 +16,7 @@ from torch import nn
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
-from medcl3d.distributed.collectives import process_group, rank, say
+from medcl3d.distributed.collectives import buffers_of_rank_zero, process_group, rank, say
 from medcl3d.distributed.precision import autocast_dtype
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
@@ -84,7 +84,7 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
             run.picture("relation", picture_of_relation(shown.facts))
 
         def watch(step: int) -> dict[str, float]:
-            if probe is None or rank() != 0 or step % probe.every:
+            if probe is None or step % probe.every:
                 return {}
             return probe.measure(learner.network, device, autocast_dtype(train.precision, device))
 
@@ -154,10 +154,15 @@ def batches(config: PretrainConfig, dataset: PairDataset, start: int) -> Iterato
 
 
 def finish(parts: Pretraining, run: RunFolder, device: torch.device) -> None:
-    """Write the encoder, the embedding export and the pair audit, and mark the run as done."""
+    """Write the encoder, the embedding export and the pair audit, and mark the run as done.
+
+    All ranks compute a part of the export, and rank 0 writes.
+    """
+    buffers_of_rank_zero(parts.learner.network)
     if rank() == 0:
         run.weights("encoder", parts.learner.network, sidecar(parts, parts.config.train.steps))
-        export_embeddings(parts, run, device)
+    export_embeddings(parts, run, device)
+    if rank() == 0:
         export_audit(parts, run)
     run.status("done", parts.config.train.steps)
 
