@@ -112,19 +112,25 @@ class Collection:
         return self._texts[name]
 
     @cached_property
-    def _groups(self) -> dict[tuple[str, ...], tuple[np.ndarray, list[np.ndarray]]]:
+    def _groups(self) -> dict[tuple[str, ...], tuple[np.ndarray, list[np.ndarray], np.ndarray]]:
         return {}
 
-    def sharing(self, scan: int, *names: str) -> Int[np.ndarray, " m"]:
-        """``Int[n]``: the scans with the same ids as `scan` in all these columns, with itself, in order."""
+    def groups(self, *names: str) -> tuple[Int[np.ndarray, " n"], list[np.ndarray], Int[np.ndarray, " g"]]:
+        """Scans with equal values in all these columns: each scan's group, the groups, their first scans."""
         if (
             names not in self._groups
         ):  # sorted once; comparing each scan with all others is quadratic in their number
-            ids = np.stack([self.columns[name] for name in names], axis=1)
-            group = np.unique(ids, axis=0, return_inverse=True)[1].reshape(-1)
+            values = np.stack([self.columns[name] for name in names], axis=1)
+            group = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+            order = np.argsort(group, kind="stable")
             ends = np.cumsum(np.bincount(group))
-            self._groups[names] = group, np.split(np.argsort(group, kind="stable"), ends[:-1])
-        group, rows = self._groups[names]
+            first = order[np.concatenate([[0], ends[:-1]])]
+            self._groups[names] = group, np.split(order, ends[:-1]), first
+        return self._groups[names]
+
+    def sharing(self, scan: int, *names: str) -> Int[np.ndarray, " m"]:
+        """``Int[n]``: the scans with the same ids as `scan` in all these columns, with itself, in order."""
+        group, rows, _ = self.groups(*names)
         found: np.ndarray = rows[group[scan]]
         return found
 

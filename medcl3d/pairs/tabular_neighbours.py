@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import numpy as np
@@ -124,21 +125,34 @@ class TabularNeighbours:
     def neighbours(
         self, collection: Collection, scan: int
     ) -> tuple[Int[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
-        """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities."""
-        rows = collection.sharing(scan, "modality")
-        one = np.array([scan])
-        similarity = similarity_between(collection, one, rows, self.columns, self.combine, self.on_missing)[0]
-        patient = collection.columns["patient"]
-        order = np.argsort(-similarity, kind="stable")
-        order = order[self._attracts(similarity[order]) & (patient[rows[order]] != patient[scan])]
-        patients = patient[rows[order]]
-        nearest: set[int] = set()
-        for other in patients:  # the first few scans usually belong to k patients
-            nearest.add(int(other))
+        """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities.
+
+        Scans with equal values are compared once, so the time grows with the number of different values.
+        """
+        group, members, first = collection.groups("modality", *self.columns)
+        modality, patient = collection.columns["modality"], collection.columns["patient"]
+        similarity = np.zeros(len(members))
+        inside = np.flatnonzero(modality[first] == modality[scan])
+        how = self.columns, self.combine, self.on_missing
+        similarity[inside] = similarity_between(collection, np.array([scan]), first[inside], *how)[0]
+        of_modality = self._attracts(similarity) & (modality[first] == modality[scan])
+        order = np.flatnonzero(of_modality)
+        order = order[np.argsort(-similarity[order], kind="stable")]
+        ends = np.flatnonzero(np.diff(similarity[order], append=-1)) + 1
+        nearest: dict[int, int] = {}  # patient -> one of its scans
+        for start, stop in pairwise([0, *ends.tolist()]):
+            equal = np.sort(np.concatenate([members[one] for one in order[start:stop]]))
+            for other in equal[patient[equal] != patient[scan]].tolist():
+                nearest.setdefault(int(patient[other]), other)
+                if len(nearest) == self.k:
+                    break
             if len(nearest) == self.k:
                 break
-        chosen = order[np.isin(patients, list(nearest))]
-        return rows[chosen], similarity[chosen]
+        theirs = [collection.sharing(one, "patient", "modality") for one in nearest.values()]
+        rows = np.sort(np.concatenate([np.array([], dtype=np.int64), *theirs]))
+        rows = rows[of_modality[group[rows]]]
+        rows = rows[np.argsort(-similarity[group[rows]], kind="stable")]
+        return rows, similarity[group[rows]]
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of a similar patient."""
