@@ -23,6 +23,7 @@ from benchmarks.pairs import pairs
 from benchmarks.pipeline import pipeline
 from benchmarks.plain_loop import plain_loop
 from benchmarks.prepare import prepare
+from benchmarks.rows import rows
 from benchmarks.startup import startup
 from benchmarks.step import step
 from benchmarks.stores import stores
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "inference": inference,
     "transfers": transfers,
     "collection": collection,
+    "rows": rows,
 }
 
 

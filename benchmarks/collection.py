@@ -130,14 +130,14 @@ def measure(stage: str, folder: str) -> None:
     torch.set_num_threads(1)
     work = STAGES[stage](Path(folder))
     with _watched_workers() as peaks:
-        start, busy = time.perf_counter(), _busy_s()
+        start, busy = time.perf_counter(), busy_s()
         work()
-        wall_s, busy_s = time.perf_counter() - start, _busy_s() - busy
-    cost = Cost(wall_s, busy_s, peak_memory_mb(torch.device("cpu")), max(peaks.values(), default=0.0))
+        wall_s, used_s = time.perf_counter() - start, busy_s() - busy
+    cost = Cost(wall_s, used_s, peak_memory_mb(torch.device("cpu")), max(peaks.values(), default=0.0))
     print(json.dumps(asdict(cost)))
 
 
-def _busy_s() -> float:
+def busy_s() -> float:
     """Processor time of this process and of its workers that have ended."""
     used = (resource.getrusage(target) for target in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in used)
@@ -194,21 +194,26 @@ def _check_store(folder: Path) -> Callable[[], Any]:
     return lambda: audit(folder / "store")
 
 
+def configuration_of(root: Path, pairs: Any, patch: list[int], **data: Any) -> dict[str, Any]:
+    """A pretraining with a small network, of which only the data matter."""
+    return {
+        "data": {"root": str(root), "patch_size": patch, **data},
+        "pairs": pairs,
+        "views": "mri",
+        "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
+        "objective": "simclr",
+        "train": {"steps": 1, "samples_per_step": 8},
+        "out_dir": "unused",
+    }
+
+
 def _plan(pairs: str) -> Callable[[Path], Callable[[], Any]]:
     def stage(folder: Path) -> Callable[[], Any]:
         from medcl3d.config.loading import parse
         from medcl3d.pretraining.config import PretrainConfig
         from medcl3d.pretraining.parts import assemble
 
-        config = {
-            "data": {"root": str(folder / "store"), "patch_size": [SIDE] * 3},
-            "pairs": PAIRS[pairs],
-            "views": "mri",
-            "encoder": {"unet3d": {"channels": [4, 8], "strides": [1, 2]}},
-            "objective": "simclr",
-            "train": {"steps": 1, "samples_per_step": 8},
-            "out_dir": "unused",
-        }
+        config = configuration_of(folder / "store", PAIRS[pairs], [SIDE] * 3)
         parsed = parse(config, PretrainConfig, "benchmark")
         return lambda: assemble(parsed).dataset()[0]
 

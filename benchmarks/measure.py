@@ -53,6 +53,8 @@ class Scale:
     scans: Path = SCANS
     prepared: int = 16
     collections: tuple[int, ...] = (1000, 5000, 20000)
+    rows: tuple[int, ...] = (100, 1000, 10_000, 100_000)
+    ranks: tuple[int, ...] = (1, 2, 4)
 
 
 @dataclass(frozen=True)
