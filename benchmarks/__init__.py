@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import collection
 from benchmarks.finished import Finished
+from benchmarks.gpu import gpu
 from benchmarks.inference import inference
 from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import losses
@@ -24,6 +25,7 @@ from benchmarks.pipeline import pipeline
 from benchmarks.plain_loop import plain_loop
 from benchmarks.prepare import prepare
 from benchmarks.rows import rows
+from benchmarks.scaling import scaling
 from benchmarks.startup import startup
 from benchmarks.step import step
 from benchmarks.stores import stores
@@ -31,7 +33,7 @@ from benchmarks.transfers import transfers
 from benchmarks.views import views
 from medcl3d.core.errors import ConfigError
 
-BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
+BENCHMARKS: dict[str, Callable[[Bench], Table | list[Table]]] = {
     "stores": stores,
     "pairs": pairs,
     "views": views,
@@ -47,15 +49,20 @@ BENCHMARKS: dict[str, Callable[[Bench], Table]] = {
     "transfers": transfers,
     "collection": collection,
     "rows": rows,
+    "scaling": scaling,
+    "gpu": gpu,
 }
+BY_NAME = ("gpu",)
+"""Benchmarks that only run if they are named: not every machine can run them."""
 
 
 def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale | None = None) -> list[Table]:
     """Run benchmarks and print their tables.
 
-    names: keys of `BENCHMARKS`, default all; out: a JSON file (.json), or a Markdown file (.md) and the JSON
-    file beside it, in which the section of each benchmark is replaced when it is finished. If the command was
-    stopped, the same command resumes: see `Finished`. ConfigError: an unknown name, or another file type.
+    names: keys of `BENCHMARKS`, default all but `BY_NAME`; out: a JSON file (.json), or a Markdown file (.md)
+    and the JSON file beside it, in which the sections of each benchmark are replaced when it is finished. If
+    the command was stopped, the same command resumes: see `Finished`. ConfigError: an unknown name, or
+    another file type.
     """
     from rich.console import Console
 
@@ -63,22 +70,26 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
         raise ConfigError(f"benchmark {unknown[0]}: unknown name; use {', '.join(BENCHMARKS)}")
     if out is not None and out.suffix not in (".md", ".json"):
         raise ConfigError(f"--out {out}: ends in neither .md nor .json; use a file name with one of them")
-    console, tables = Console(), []
+    console, tables = Console(), list[Table]()
     console.print(describe_environment())
-    finished = None if out is None else Finished(out, list(names or BENCHMARKS))
+    asked = list(names or (name for name in BENCHMARKS if name not in BY_NAME))
+    finished = None if out is None else Finished(out, asked)
     with tempfile.TemporaryDirectory(prefix="medcl3d-benchmark-") as folder:
         bench = Bench(Path(folder), scale or Scale())
-        for name in names or BENCHMARKS:
+        for name in asked:
             if finished is not None and name in finished.names:
                 console.print(f"{name}: finished before; delete {finished.path} to measure it again")
                 continue
             bench.say(f"{name} begins")
             environment = describe_environment()
-            tables.append(BENCHMARKS[name](bench))
-            console.print(as_rich(tables[-1]))
-            console.print(tables[-1].note)
+            made = BENCHMARKS[name](bench)
+            new = [made] if isinstance(made, Table) else made
+            tables += new
+            for table in new:
+                console.print(as_rich(table))
+                console.print(table.note)
             if out is not None and finished is not None:
                 for path in (out, out.with_suffix(".json")):
-                    update(path, tables[-1:], environment)
+                    update(path, new, environment)
                 finished.add(name)
     return tables

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,29 +41,33 @@ def step(bench: Bench) -> Table:
     return Table("A training step", ("workers", "ms per step", "waiting for data"), tuple(rows), note)
 
 
+def configuration(
+    bench: Bench, encoder: dict[str, Any], patch: Sequence[int] = PATCH, **train: Any
+) -> dict[str, Any]:
+    """A short pretraining of the cohort with SimCLR, without an `out_dir`."""
+    steps = {"steps": bench.scale.steps, "samples_per_step": bench.scale.samples_per_step, "workers": 0}
+    return {
+        "data": {"root": str(bench.store.root), "patch_size": list(patch), "smaller_than_patch": "skip"},
+        "pairs": "overlapping_crops",
+        "views": "mri",
+        "encoder": encoder,
+        "objective": "simclr",
+        "train": {**steps, **train},
+        "seed": 0,
+    }
+
+
 def _pretrain(bench: Bench, workers: int) -> list[dict[str, float]]:
     """The logged rows of a short pretraining, without the first."""
     from medcl3d.pretraining.pretrain import pretrain
 
     every = max(1, bench.scale.steps // 6)
     run = bench.folder / f"step_{workers}"
-    config = {
-        "data": {"root": str(bench.store.root), "patch_size": list(PATCH), "smaller_than_patch": "skip"},
-        "pairs": "overlapping_crops",
-        "views": "mri",
-        "encoder": {"resnet3d": {"depth": bench.scale.depth}},
-        "objective": "simclr",
-        "train": {
-            "steps": bench.scale.steps,
-            "samples_per_step": bench.scale.samples_per_step,
-            "workers": workers,
-            "log_every": every,
-        },
-        "out_dir": str(run),
-        "seed": 0,
-    }
+    config = configuration(
+        bench, {"resnet3d": {"depth": bench.scale.depth}}, workers=workers, log_every=every
+    )
     path = bench.folder / f"step_{workers}.yaml"
-    path.write_text(json.dumps(config))  # JSON is YAML
+    path.write_text(json.dumps({**config, "out_dir": str(run)}))  # JSON is YAML
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pretrain(path)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

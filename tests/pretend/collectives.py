@@ -63,7 +63,10 @@ class Recorder(TorchDispatchMode):
 
 
 def recorded(parts: Pretraining, device: torch.device) -> list[list[Collective]]:
-    """The collectives of the last step but one, and of the last, which is logged."""
+    """The collectives of the last step but one, and of the last, which is logged; of 4 steps or more.
+
+    In the second step DistributedDataParallel orders its buckets again, which takes a further collective.
+    """
     recorder = Recorder()
     with recorder:
         steps_of(parts, device, recorder.next_step)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling import shape_of
+from benchmarks.scaling_model import messages
 from medcl3d.objectives import OBJECTIVES
 from tests.drills.processes import Command, environments_of_ranks
 from tests.pretend.allowed import MAX_COLLECTIVES
 from tests.pretend.collectives import Collective, record_steps
+from tests.pretend.steps import parts_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks are forks, as in tests/drills")
 RANKS = 2
@@ -56,6 +60,14 @@ def test_the_collectives_of_simclr_are_all_known(steps: dict[str, list[list[Coll
     assert (summed, votes) == (2 * 8, 4) and gradients > 1000, "two float64 numbers and one float32 number"
     summed_too = next(one for one in steps["simclr"][1] if one.kind == "all-reduce")
     assert summed_too.bytes == 14 * 8, "with the metrics of a logged step"
+
+
+def test_the_model_of_scaling_has_the_collectives_of_a_step(
+    tiny_store: Path, steps: dict[str, list[list[Collective]]]
+) -> None:
+    shape = shape_of(parts_of(tiny_store, "simclr"))
+    shape = replace(shape, samples=shape.samples // RANKS)
+    assert sorted(messages(shape)) == sorted((one.kind, one.bytes) for one in steps["simclr"][0])
 
 
 @pytest.mark.slow
