@@ -22,7 +22,7 @@ SMALL := out_dir=runs/demo_small replicates=1 'vary.num_labelled=[2]' \
 FILES ?= medcl3d/evaluation/statistics/bootstrap.py medcl3d/pairs/boxes.py medcl3d/views/intensity.py medcl3d/objectives/projector.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability drills security audit pictures measured recovery benchmark benchmark-check wheel clean
+.PHONY: help setup demo demo-small test test-shapes test-slow mutation lint docs language reliability drills security audit pictures measured recovery benchmark benchmark-check scaling wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ BESIDE = loss_peers pipeline plain_loop startup prepare inference
 
 benchmark: setup ## measure speed beside other libraries: docs/results/performance.md and .json, ten minutes
 	$(FEW_THREADS) $(BIN)/python tools/benchmark.py $(BESIDE) --out docs/results/performance.md
+
+scaling: setup ## compare the model of several ranks with steps, and measure many rows: docs/results/scaling.json
+	$(FEW_THREADS) $(BIN)/python tools/benchmark.py scaling rows --out docs/results/scaling.json
 
 benchmark-check: setup ## measure again, and list what is slower beside other libraries than in performance.json
 	$(FEW_THREADS) $(BIN)/python benchmarks/check.py docs/results/performance.json $(BESIDE)

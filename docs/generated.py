@@ -31,6 +31,7 @@ from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.views import VIEWS
 
 DOCS = Path(__file__).parent
+FIGURES = DOCS / "results" / "scaling.json"
 MARK = re.compile(r"<!-- generated: (\w+)(?: (\w+))? -->")
 SECURITY = re.compile(r"\]\((?:\.\./)+SECURITY\.md")  # links to the file at the top of the checkout
 REGISTRIES = {
@@ -102,6 +103,17 @@ def layouts() -> str:
         cells = [f"`{name}`", prose(one.about), f"`{one.encoder}`", one.axes or "unknown", spacing, options]
         lines.append(f"| {' | '.join([*cells, one.licence, prose(one.source)])} |")
     return "\n".join(lines)
+
+
+def figures(kind: str) -> str:
+    """The table of `FIGURES` whose title is `kind`, in small letters with `_`; a note if it is missing."""
+    tables = json.loads(FIGURES.read_text(encoding="utf-8"))["tables"] if FIGURES.exists() else []
+    found = next((one for one in tables if re.sub(r"\W+", "_", one["title"].lower()) == kind), None)
+    if found is None:
+        return "*Not measured.*"
+    lines = [found["columns"], ["---"] * len(found["columns"]), *found["rows"]]
+    drawn = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{drawn}\n\n{found['note']}\n\nEnvironment: {found['machine']}."
 
 
 def _table(kind: str, folder: str, columns: list[str]) -> str:
@@ -213,7 +225,7 @@ def docstring(_app: Any, _what: str, _name: str, _object: Any, _options: Any, li
 
 def replaced(text: str) -> str:
     """The text of a page with its generated parts."""
-    parts = (commands, fields, components, layouts, strategies, objectives)
+    parts = (commands, fields, components, layouts, strategies, objectives, figures)
     makers: dict[str, Any] = {maker.__name__: maker for maker in parts}
     return MARK.sub(lambda mark: makers[mark[1]](*filter(None, [mark[2]])), text)
 

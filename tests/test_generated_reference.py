@@ -12,6 +12,11 @@ from types import ModuleType
 import pytest
 
 import medcl3d
+from benchmarks.gpu import TITLE as GPU
+from benchmarks.measure import Table
+from benchmarks.page import update
+from benchmarks.rows import TITLE as ROWS
+from benchmarks.scaling import TITLES as SCALING
 from medcl3d.catalogue import names_of, schema_of
 from medcl3d.config.kinds import CONFIGS
 from tests.test_cli import COMMANDS
@@ -67,10 +72,27 @@ def test_every_method_has_a_row_without_empty_cells(generated: ModuleType, kind:
 def test_the_pages_contain_every_generated_part_and_every_public_name(generated: ModuleType) -> None:
     marks = {mark for page in DOCS.glob("*/*.md") for mark in generated.MARK.findall(page.read_text())}
     assert {kind for name, kind in marks if name == "fields"} == {"prepare", *CONFIGS}
-    parts = {"commands", "fields", "components", "strategies", "objectives", "layouts"}
+    parts = {"commands", "fields", "components", "strategies", "objectives", "layouts", "figures"}
     assert {name for name, _ in marks} == parts
     api = (DOCS / "reference" / "api.md").read_text()
     assert all(f"medcl3d.{name}" in api for name in medcl3d.__all__)
+
+
+def test_measured_figures_are_inserted_and_missing_ones_named(
+    generated: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(generated, "FIGURES", tmp_path / "scaling.json")
+    assert generated.figures("steps_on_gpus") == "*Not measured.*"
+    tables = [Table("Steps on GPUs", ("ranks", "ms"), (("1", "7"),), "A note.")]
+    update(tmp_path / "scaling.json", tables, "2 cores")
+    assert "| ranks | ms |\n| --- | --- |\n| 1 | 7 |\n\nA note." in generated.figures("steps_on_gpus")
+    assert generated.figures("scaling_parameters") == "*Not measured.*"
+
+
+def test_the_page_of_scaling_has_every_table_of_its_benchmarks(generated: ModuleType) -> None:
+    page = (DOCS / "concepts" / "scaling.md").read_text()
+    slugs = {re.sub(r"\W+", "_", title.lower()) for title in (*SCALING, ROWS, GPU)}
+    assert {kind for name, kind in generated.MARK.findall(page) if name == "figures"} == slugs
 
 
 def test_entries_of_docstrings_become_lists_and_examples_code(generated: ModuleType) -> None:
