@@ -20,7 +20,7 @@ from tests.pretend.steps import parts_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ranks are forks, as in tests/drills")
 RANKS = 2
-FEW = ["simclr", "moco"]
+FEW = ["simclr"]
 
 
 @pytest.fixture(scope="module")
