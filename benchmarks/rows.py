@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.collection import PAIRS, busy_s, configuration_of
@@ -76,27 +77,41 @@ def rows(bench: Bench) -> Table:
     return Table(TITLE, columns, tuple(found), note)
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The files of a stored scan by their place in `stored_names`, and its description."""
+
+    voxels: dict[int, Path]
+    about: dict[str, Any]
+
+    @staticmethod
+    def of(store: Store, scan: str) -> _Files:
+        *voxels, about = (store.root / "store" / name for name in stored_names(scan))
+        found = {number: path for number, path in enumerate(voxels) if path.exists()}
+        return _Files(found, json.loads(about.read_text()))
+
+    def copy_to(self, root: Path, scan: str) -> None:
+        """Link the files as those of another scan."""
+        *voxels, about = (root / "store" / name for name in stored_names(scan))
+        for number, path in self.voxels.items():
+            os.link(path, voxels[number])
+        about.write_text(json.dumps(self.about | {"scan": scan}))
+
+
 def simulated_rows(store: Store, root: Path, num: int) -> Path:
     """Write a store of `num` rows, which repeat the scans of a store as further patients."""
     (root / "store").mkdir(parents=True)
     shutil.copy(store.root / "prepared.json", root)
     table = read_table(store.root / "manifest.csv")
     split = json.loads((store.root / "split.json").read_text())
-    copies = -(-num // len(table))
-    names = table["scan"].tolist()
-    abouts = [json.loads((store.root / "store" / stored_names(name)[2]).read_text()) for name in names]
-    lines = []
+    copies, names = -(-num // len(table)), table["scan"].tolist()
+    scans = [_Files.of(store, name) for name in names]
     for row in range(num):
-        number, copy = row % len(names), row // len(names)
-        about = abouts[number] | {"scan": f"{names[number]}_{copy}"}
-        kinds = stored_names(names[number]), stored_names(about["scan"])
-        for old, new in zip(*kinds, strict=True):
-            if (store.root / "store" / old).exists() and not old.endswith(".json"):
-                os.link(store.root / "store" / old, root / "store" / new)
-        (root / "store" / kinds[1][2]).write_text(json.dumps(about))
-        changed = {name: f"{table[name].iloc[number]}_{copy}" for name in OWN_IDS if name in table}
-        lines.append([changed.get(name, table[name].iloc[number]) for name in table.columns])
-    table = type(table)(lines, columns=table.columns, dtype=str)
+        scans[row % len(names)].copy_to(root, f"{names[row % len(names)]}_{row // len(names)}")
+    number, copy = np.arange(num) % len(table), np.arange(num) // len(table)
+    table = table.iloc[number].reset_index(drop=True)
+    for name in (one for one in OWN_IDS if one in table):
+        table[name] = [f"{value}_{i}" for value, i in zip(table[name], copy.tolist(), strict=True)]
     table.to_csv(root / "manifest.csv", index=False)
     present = set(table["patient"])
     sides = {
