@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,10 +29,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_configure() -> None:
-    """Use one thread, which is faster than two for small volumes."""
+    """Use one thread, which is faster than two for small volumes, and handle SIGHUP, which `nohup` ignores."""
     import torch
 
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
