@@ -29,7 +29,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
 def pytest_configure() -> None:
-    """Use one thread, which is faster than two for small volumes, and handle SIGHUP, which `nohup` ignores."""
+    """Use one thread, faster than two for small volumes, and handle SIGHUP, which `nohup` ignores."""
     import torch
 
     torch.set_num_threads(1)
