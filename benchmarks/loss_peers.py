@@ -40,7 +40,7 @@ def loss_peers(bench: Bench) -> Table:
         losses[PLAIN] = plain(n)
         if lightly is not None:
             losses[LIGHTLY] = lightly
-        if find_spec("pytorch_metric_learning") is not None and n <= 1024:  # it makes a list of all pairs
+        if find_spec("pytorch_metric_learning") is not None and n <= 256:  # it lists all pairs
             losses[METRIC_LEARNING] = _metric_learning(n)
         with one_core():
             times = max(1, 1024 // n)
