@@ -72,11 +72,11 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
         raise ConfigError(f"--out {out}: ends in neither .md nor .json; use a file name with one of them")
     console, tables = Console(), list[Table]()
     console.print(describe_environment())
-    asked = list(names or (name for name in BENCHMARKS if name not in BY_NAME))
-    finished = None if out is None else Finished(out, asked)
+    chosen = list(names or (name for name in BENCHMARKS if name not in BY_NAME))
+    finished = None if out is None else Finished(out, chosen)
     with tempfile.TemporaryDirectory(prefix="medcl3d-benchmark-") as folder:
         bench = Bench(Path(folder), scale or Scale())
-        for name in asked:
+        for name in chosen:
             if finished is not None and name in finished.names:
                 console.print(f"{name}: finished before; delete {finished.path} to measure it again")
                 continue

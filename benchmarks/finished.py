@@ -11,14 +11,14 @@ from medcl3d.io.atomic import write_text
 
 
 class Finished:
-    """The finished ones of `asked` benchmarks, in a file beside `out` that is deleted after the last.
+    """The finished ones of `chosen` benchmarks, in a file beside `out` that is deleted after the last.
 
     It counts for the same benchmarks and the same commit only.
     """
 
-    def __init__(self, out: Path, asked: Sequence[str]):
+    def __init__(self, out: Path, chosen: Sequence[str]):
         self.path = out.with_suffix(".unfinished.json")
-        self._command = {"benchmarks": list(asked), "commit": checkout()["commit"]}
+        self._command = {"benchmarks": list(chosen), "commit": checkout()["commit"]}
         self.names: list[str] = []
         if self.path.is_file():
             before = json.loads(self.path.read_text())
