@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from medcl3d.distributed.collectives import rank, say
 from medcl3d.io.atomic import write_text
-from medcl3d.training.step_advice import INSIDE, MOST, PARTS
+from medcl3d.training.step_advice import INSIDE, PARTS
 
 BEFORE, PROFILED = 4, 5
 """Steps before the profile, which allocate memory and fill queues; its steps."""
@@ -71,6 +71,7 @@ class StepProfile:
     def _write(self, found: Any) -> None:
         averages = found.key_averages()
         seconds = {row.key.removeprefix("step/"): row.cpu_time_total / 1e6 for row in averages}
+        steps = min((row.count for row in averages if row.key.removeprefix("step/") in PARTS), default=0)
         if self.device.type == "cuda":  # it does not end these before the next begins
             seconds = {name: value for name, value in seconds.items() if name not in INSIDE}
         if any(name not in seconds for name in PARTS):  # the run ended within the profiled steps
@@ -78,23 +79,25 @@ class StepProfile:
         self.folder.mkdir(exist_ok=True)
         found.export_chrome_trace(str(self.folder / "trace.json"))
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        text, operations = parts_text(seconds), averages.table(sort_by=order, row_limit=MOST_OPERATIONS)
+        text, operations = parts_text(seconds, steps), averages.table(sort_by=order, row_limit=MOST_OPERATIONS)
         write_text(self.folder / "times.txt", f"{text}\n\n{operations}\n")
-        say(f"{text}\n{self.folder}: times.txt has the operations; open trace.json in ui.perfetto.dev")
+        say(
+            f"{text}\n{self.folder}: times.txt has the operations; open trace.json in ui.perfetto.dev\n"
+            f"what could be changed: medcl3d doctor {self.folder.parent}"
+        )
 
 
-def parts_text(seconds: Mapping[str, float]) -> str:
-    """One line per part of a step with its time and share, and what could be changed.
+def parts_text(seconds: Mapping[str, float], steps: int) -> str:
+    """One line per part of a step with its time and share.
 
-    seconds: part -> total over the profiled steps; other names are ignored
+    seconds  part -> total over the profiled steps; other names are ignored
+    steps    profiled steps; fewer than `PROFILED` if the run ended before
     """
     total = sum(seconds[name] for name in PARTS)
-    lines = [f"profile of {PROFILED} steps:"]
+    lines = [f"profile of {steps} step{'s' if steps != 1 else ''}:"]
     for name in (*PARTS, *(name for name in INSIDE if name in seconds)):
-        time = f"  {name:<9} {seconds[name] / PROFILED * 1000:9.1f} ms per step, {seconds[name] / total:.0%}"
+        time = f"  {name:<9} {seconds[name] / steps * 1000:9.1f} ms per step, {seconds[name] / total:.0%}"
         lines.append(f"{time}, in forward" if name in INSIDE else time)
-    if seconds["data"] > MOST["data"] * total:
-        lines.append("  the step waits for data: raise train.workers, or use a local disk for data.root")
     return "\n".join(lines)
 
 

@@ -61,11 +61,17 @@ def test_a_run_that_is_too_short_has_no_profile(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "profile").exists()
 
 
-def test_waiting_for_data_is_named_with_its_remedy() -> None:
+def test_a_run_that_ends_within_the_profiled_steps_is_averaged_over_its_own(tmp_path: Path) -> None:
+    learn(tmp_path / "run", 6, True)
+    lines = (tmp_path / "run" / "profile" / "times.txt").read_text().splitlines()
+    operation = next(line.split() for line in lines if "step/backward" in line)
+    assert lines[0] == f"profile of {operation[-1]} steps:" and int(operation[-1]) < 5
+
+
+def test_parts_are_means_over_steps_and_shares_of_a_step() -> None:
     parts = {"data": 1.0, "forward": 1.0, "backward": 1.5, "optimizer": 0.5, "aten::add": 9.0}
-    text = parts_text(parts)
-    assert "data          200.0 ms per step, 25%" in text and "raise train.workers" in text
-    assert "workers" not in parts_text({**parts, "data": 0.1})
+    assert "data          200.0 ms per step, 25%" in parts_text(parts, 5)
+    assert "data          500.0 ms per step, 25%" in parts_text(parts, 2)
 
 
 FAST = {"data": 0.02, "forward": 1.0, "backward": 2.0, "optimizer": 0.1, "views": 0.2, "loss": 0.1}
