@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.sliding_window import probabilities_of, sliding_window
 from medcl3d.encoders.network import build_network
 
-OURS, MONAI = "medcl3d", "MONAI SlidingWindowInferer"
+OURS, MONAI, ALONE = "medcl3d", "MONAI SlidingWindowInferer", "network alone, on as many windows"
 TITLE = "Sliding windows beside MONAI"
 COLUMNS = ("scan", "program", "ms per scan", "speed-up of medcl3d")
 PATCH, CLASSES = (64, 64, 64), 4
@@ -41,10 +42,15 @@ def inference(bench: Bench) -> Table:
         def monai(volume: Tensor = volume) -> Any:
             return inferer(volume[None], lambda patches: model(patches).softmax(1))
 
+        def alone(batches: Sequence[Tensor] = tuple(_windows(inferer, volume))) -> None:
+            for patches in batches:
+                model(patches)
+
         with torch.no_grad(), one_core():
             if not torch.allclose(ours(), monai()[0], atol=1e-5):
                 raise RuntimeError("the two predictions differ")
-            seconds = bench.turns(f"sliding windows over {by(shape)}", {OURS: ours, MONAI: monai})
+            works: dict[str, Callable[[], Any]] = {OURS: ours, MONAI: monai, ALONE: alone}
+            seconds = bench.turns(f"sliding windows over {by(shape)}", works)
         rows += [
             (
                 by(shape),
@@ -61,3 +67,15 @@ def inference(bench: Bench) -> Table:
         "`sliding_window_inference`: the ratio shows what its padding and workarounds cost."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
+
+
+def _windows(inferer: Any, volume: Tensor) -> list[Tensor]:
+    """The batches of windows that the network is called with."""
+    found: list[Tensor] = []
+
+    def keep(patches: Tensor) -> Tensor:
+        found.append(patches)
+        return patches
+
+    inferer(volume[None], keep)
+    return found

@@ -25,6 +25,7 @@ from benchmarks.measure import Bench, Table, geometric, one_core, turns_of
 from medcl3d.distributed.memory import keep_freed_memory
 
 METRIC_LEARNING = "pytorch-metric-learning NTXentLoss"
+LEAST = "matrix products and exponential alone"
 TITLE = "Contrastive losses beside other libraries"
 COLUMNS = ("embeddings", "loss", "ms", f"speed-up over the {PLAIN}")
 NAMES = ("augmented_views", "overlapping_crops")
@@ -45,6 +46,7 @@ def loss_peers(bench: Bench) -> Table:
         with one_core():
             times = max(1, 1024 // n)
             works = {name: _forward_and_backward(loss, n, times) for name, loss in losses.items()}
+            works[LEAST] = _least_work(n, times)
             seconds = bench.turns(f"{n} embeddings", works)
         rows += [
             (
@@ -59,18 +61,36 @@ def loss_peers(bench: Bench) -> Table:
         f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core, "
         f"{turns_of(bench.scale.repeats)}, in a process that keeps freed memory. The {PLAIN} is NT-Xent as a "
         "cross-entropy of similarities, without a relation; the times of `augmented_views` and "
-        f"`overlapping_crops` ({SAMPLES_PER_SCAN} samples per scan) include that of their relation."
+        f"`overlapping_crops` ({SAMPLES_PER_SCAN} samples per scan) include that of their relation. "
+        f"{LEAST.capitalize()}: two products, of which the gradient of symmetric pairs needs no third, and "
+        "the sum of exponentials, without autograd, which a loss of all pairs needs."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
 
 
+def _embeddings(n: int) -> Tensor:
+    return F.normalize(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
 def _forward_and_backward(loss: Callable[[Tensor], Tensor], n: int, times: int) -> Callable[[], None]:
-    z = F.normalize(torch.randn(n, DIM, generator=torch.Generator().manual_seed(0)), dim=1).requires_grad_()
+    z = _embeddings(n).requires_grad_()
 
     def run() -> None:
         for _ in range(times):
             z.grad = None
             loss(z).backward()
+
+    return run
+
+
+def _least_work(n: int, times: int) -> Callable[[], None]:
+    z, pairs = _embeddings(n), torch.empty(n, n)
+
+    def run() -> None:
+        for _ in range(times):
+            torch.mm(z, z.T, out=pairs)
+            pairs.exp_().sum(1)
+            pairs @ z
 
     return run
 
