@@ -93,7 +93,8 @@ def _channel(
         return low, high, 1.0, -low, 0.0
     clipped = np.clip(inside, low, high).astype(np.float64)
     # A body of one value has no spread; use its distance from the rest as the unit.
-    scale = 1.0 / (float(clipped.std()) if clipped.std() > 1e-6 * (high - low) else high - low)
+    spread = float(clipped.std())
+    scale = 1.0 / (spread if spread > 1e-6 * (high - low) else high - low)
     shift = -float(clipped.mean()) * scale
     air = low if body.mask is None else float(np.clip(np.median(channel[~body.mask]), low, high))
     return low, high, scale, shift, air * scale + shift

@@ -12,8 +12,9 @@ from medcl3d.preprocessing.body_mask import Body, find_body
 from medcl3d.preprocessing.intensity_kind import kind_warnings, label_warnings, mask_levels
 from medcl3d.preprocessing.normalise import Normalisation, normalise
 from medcl3d.preprocessing.read_scan import Volume, read_image
-from medcl3d.preprocessing.resample import refuse_too_large, resampled, respaced
+from medcl3d.preprocessing.resample import at_spacing, refuse_too_large, respaced, to_ras
 from medcl3d.preprocessing.scan_task import ScanTask
+from medcl3d.store.content_hashes import hash_voxels
 from medcl3d.store.quantise import Scaling, pack, unpack
 
 
@@ -21,15 +22,18 @@ from medcl3d.store.quantise import Scaling, pack, unpack
 class ReadyScan:
     """A scan in the form of the store.
 
-    image       the volume of the file, on its own grid
-    own_affine  ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the assumed voxel size, if any
-    stored      ``[C, D, H, W]`` reoriented, resampled, cropped, normalised and packed; `voxels` unpacks them
-    affine      ``Float64[4, 4]`` index of `stored` -> RAS+ mm
-    window      the part of the reoriented and resampled volume that is stored
+    image          the volume of the file, on its own grid
+    own_affine     ``Float64[4, 4]`` index of that grid -> RAS+ mm, with the assumed voxel size, if any
+    voxels_sha256  `hash_voxels` of the reoriented volume
+    stored         ``[C, D, H, W]`` reoriented, resampled, cropped, normalised and packed; `voxels` unpacks
+                   them
+    affine         ``Float64[4, 4]`` index of `stored` -> RAS+ mm
+    window         the part of the reoriented and resampled volume that is stored
     """
 
     image: Volume
     own_affine: np.ndarray
+    voxels_sha256: str
     stored: np.ndarray
     scaling: Scaling
     affine: np.ndarray
@@ -53,7 +57,9 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     own_affine = image.affine if task.assume_spacing_mm is None else respaced(image, task.assume_spacing_mm)
     if task.spacing_mm is not None:
         refuse_too_large(task.image, image.voxels.shape, own_affine, task.spacing_mm)
-    voxels, affine = resampled(replace(image, affine=own_affine), task.spacing_mm)
+    voxels, affine = to_ras(replace(image, affine=own_affine))
+    voxels_sha256 = hash_voxels(voxels)
+    voxels, affine = at_spacing(voxels, affine, task.spacing_mm)
     levels = [mask_levels(channel, task.kind) for channel in image.voxels]
     body = find_body(voxels, "none" if all(levels) else task.kind)
     window = (slice(None), slice(None), slice(None))
@@ -81,7 +87,18 @@ def ready_scan(task: ScanTask) -> ReadyScan:
     is_whole = task.store_as == "float16" and np.array_equal(np.round(voxels), voxels)
     if is_whole and not np.array_equal(stored, voxels):
         warnings.append("whole numbers were rounded by float16; store_as int16 keeps them")
-    return ReadyScan(image, own_affine, stored, scaling, affine, window, body, normalisation, tuple(warnings))
+    return ReadyScan(
+        image=image,
+        own_affine=own_affine,
+        voxels_sha256=voxels_sha256,
+        stored=stored,
+        scaling=scaling,
+        affine=affine,
+        window=window,
+        body=body,
+        normalisation=normalisation,
+        warnings=tuple(warnings),
+    )
 
 
 def _refuse_constant(task: ScanTask, stored: np.ndarray) -> None:

@@ -59,7 +59,17 @@ def resampled(
     volume: Volume, spacing_mm: tuple[float, float, float] | None, *, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels ``[C, D, H, W]`` with axes closest to RAS+ at `spacing_mm` (None: its own), and their affine."""
-    voxels, affine = to_ras(volume)
+    return at_spacing(*to_ras(volume), spacing_mm, nearest=nearest)
+
+
+def at_spacing(
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    spacing_mm: tuple[float, float, float] | None,
+    *,
+    nearest: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result of `to_ras` at `spacing_mm`; unchanged if that is None or its own."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing_mm is None or np.allclose(spacing, spacing_mm, rtol=1e-3):
         return voxels, affine

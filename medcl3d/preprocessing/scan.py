@@ -16,10 +16,9 @@ from medcl3d.io.atomic import write_json
 from medcl3d.io.regular_file import open_regular
 from medcl3d.preprocessing.read_scan import SkippedScan, read_label
 from medcl3d.preprocessing.ready_scan import ready_scan
-from medcl3d.preprocessing.resample import resampled_label, to_ras
+from medcl3d.preprocessing.resample import resampled_label
 from medcl3d.preprocessing.scan_identity import CONTENT, identity_of, is_current, stored_description
 from medcl3d.preprocessing.scan_task import Outcome, ScanTask
-from medcl3d.store.content_hashes import hash_voxels
 from medcl3d.store.stored_scan import stored_names
 
 
@@ -67,7 +66,7 @@ def _prepare(task: ScanTask, store: Path, identity: dict[str, Any]) -> tuple[str
     description: dict[str, Any] = {
         **identity,
         "sha256": image.sha256,
-        "voxels_sha256": hash_voxels(to_ras(image)[0]),
+        "voxels_sha256": ready.voxels_sha256,
         "shape": list(ready.stored.shape),
         "scaling": ready.scaling,
         "affine": ready.affine.tolist(),
