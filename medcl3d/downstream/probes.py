@@ -10,9 +10,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
 from medcl3d.config.field_types import STRICT, Positive, PositiveInt, Size
 from medcl3d.core.errors import ConfigError, DataError
@@ -23,6 +20,8 @@ from medcl3d.downstream.task import Task
 from medcl3d.evaluation.metrics.retrieval import TIE, measures
 
 if TYPE_CHECKING:
+    from sklearn.preprocessing import StandardScaler
+
     from medcl3d.core.geometry import Triple
     from medcl3d.store.store import Store
 
@@ -77,6 +76,8 @@ def standardiser(train: np.ndarray) -> StandardScaler:
 
     Otherwise cosines vary little, since the mean of all scans dominates feature vectors.
     """
+    from sklearn.preprocessing import StandardScaler  # here and below: its import takes a second
+
     return StandardScaler().fit(finite(train))
 
 
@@ -121,6 +122,9 @@ class LinearProbe:
 
         0 for a class without a training example.
         """
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+
         scale = standardiser(train.features)
         middle = self.inverse_strengths[len(self.inverse_strengths) // 2]
         model = LogisticRegression(C=middle, max_iter=MAX_ITERATIONS, class_weight="balanced")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
 
 from medcl3d.evaluation.statistics.bootstrap import Measure, over_drawn_patients
 from medcl3d.evaluation.statistics.intervals import Interval
@@ -43,8 +42,10 @@ def _mean_over_classes(measure: ClassMeasure, probabilities: np.ndarray, targets
 
 # Not scikit-learn's, which take 15 times as long: the bootstrap calls them a thousand times per class.
 def _area(scores: np.ndarray, positive: np.ndarray) -> float:
+    from scipy.stats import rankdata  # its import takes a second, which a pretraining can save
+
     num, rest = int(positive.sum()), int((~positive).sum())
-    return float((stats.rankdata(scores)[positive].sum() - num * (num + 1) / 2) / (num * rest))
+    return float((rankdata(scores)[positive].sum() - num * (num + 1) / 2) / (num * rest))
 
 
 def _precision(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 MIN_REPLICATES_FOR_TEST = 6
 """For fewer than six pairs, the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05."""
@@ -54,7 +53,9 @@ def wilcoxon_exact(values: ArrayLike, reference: ArrayLike) -> float:
     difference = difference[difference != 0]
     if not len(difference):
         return 1.0
-    ranks = np.rint(2 * stats.rankdata(np.abs(difference))).astype(int)
+    from scipy.stats import rankdata  # its import takes a second, which a pretraining can save
+
+    ranks = np.rint(2 * rankdata(np.abs(difference))).astype(int)
     ways = np.zeros(ranks.sum() + 1)
     ways[0] = 1
     for rank in ranks:

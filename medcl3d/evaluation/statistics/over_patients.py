@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from medcl3d.evaluation.statistics.intervals import Interval
 
@@ -29,6 +28,8 @@ def over_patients(values: ArrayLike, patients: Sequence[str], seed: int) -> Inte
         return Interval(mean, float("nan"), float("nan"), 1)
     if np.ptp(means) == 0:
         return Interval(mean, mean, mean, len(means))
+    from scipy import stats  # its import takes a second, which a pretraining can save
+
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # BCa may be undefined; the next method is defined
