@@ -7,6 +7,8 @@ import io
 import itertools
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy as np
 from benchmarks.measure import Bench, Table, geometric, one_core, turns_of
 from benchmarks.views import one_thread_in_simpleitk
 
-OURS = "medcl3d prepare"
+OURS, UNCHANGED = "medcl3d prepare", "medcl3d prepare, intensity: none"
 TITLE = "Preparing scans beside other libraries"
 COLUMNS = ("voxels of", "program", "ms per scan", "speed-up of medcl3d")
 SPACINGS = {"the scan": None, "3 mm": (3.0, 3.0, 3.0)}
@@ -46,9 +48,10 @@ def prepare(bench: Bench) -> Table:
         f"float16; processor time of one process, {turns_of(bench.scale.repeats)}. medcl3d also validates "
         "the files, finds the body and measures intensities in it, clips them at percentiles, warns of "
         "suspect values, hashes files and voxels, and writes a description of each scan, a manifest, a "
-        "report and a split. MONAI: `Orientation`, `Spacing` and `NormalizeIntensity` (of voxels that are "
-        "not 0) after nibabel; TorchIO: `ToCanonical`, `Resample` with antialiasing, as in medcl3d, and "
-        "`ZNormalization` (of voxels above the mean)."
+        "report and a split; with `intensity: none`, it neither finds the body nor changes intensities. "
+        "MONAI: `Orientation`, `Spacing` and `NormalizeIntensity` (of voxels that are not 0) after nibabel; "
+        "TorchIO: `ToCanonical`, `Resample` with antialiasing, as in medcl3d, and `ZNormalization` (of "
+        "voxels above the mean)."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
 
@@ -95,7 +98,7 @@ def _works(
         out.mkdir()
         return out
 
-    def ours() -> None:
+    def ours(options: PrepareOptions = options) -> None:
         with contextlib.redirect_stderr(io.StringIO()):
             prepared = run("bids", raw, made(), options=options)
         if prepared.num_ok != len(images):
@@ -111,4 +114,5 @@ def _works(
         for number, image in enumerate(images):
             np.save(out / f"{number}.npy", torchio(tio.ScalarImage(image)).data.numpy().astype(np.float16))
 
-    return {OURS: ours, "nibabel and MONAI": with_monai, "TorchIO": with_torchio}
+    unchanged = partial(ours, replace(options, intensity="none"))
+    return {OURS: ours, UNCHANGED: unchanged, "nibabel and MONAI": with_monai, "TorchIO": with_torchio}

@@ -15,7 +15,8 @@ from benchmarks.measure import PATCH, Bench, Table, geometric
 
 TITLE = "The first step of a command"
 COLUMNS = ("program", "processor seconds", "speed-up of medcl3d")
-PLAIN = "plain loop"
+PLAIN, ALONE = "plain loop", "PyTorch alone"
+OPTIMISER = "import torch; torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])"
 
 
 def startup(bench: Bench) -> Table:
@@ -34,6 +35,7 @@ def startup(bench: Bench) -> Table:
     root = str(Path(__file__).parents[1])
     ours: list[float] = []
     peer: list[float] = []
+    alone: list[float] = []
     for turn in range(bench.scale.starts + 1):
         bench.say(f"startup: {f'turn {turn}' if turn else 'warm-up'} of {bench.scale.starts}")
         out = bench.folder / f"startup_{turn}"
@@ -41,17 +43,19 @@ def startup(bench: Bench) -> Table:
         ours.append(_seconds(command))
         code = f"import sys; sys.path.insert(0, {root!r}); from benchmarks.plain_loop import first_step; "
         peer.append(_seconds([sys.executable, "-c", f"{code}first_step()"]))
+        alone.append(_seconds([sys.executable, "-c", OPTIMISER]))
     times, others = np.array(ours[1:]), np.array(peer[1:])  # the first turn fills the system's cache
     rows = (
         ("medcl3d pretrain", geometric(times, ".2f"), "1"),
         (PLAIN, geometric(others, ".2f"), geometric(others / times, ".2f")),
+        (ALONE, geometric(np.array(alone[1:]), ".2f"), "-"),
     )
     note = (
         f"One step of SimCLR with a residual network of depth 18 on 8 views of 32 x 32 x 32 voxels, on one "
         f"core: imports, the step and the end of the process, {bench.scale.starts} turns. medcl3d also "
         "validates the configuration and the store, and writes a run folder with checkpoint, picture and "
         "provenance; the plain loop (`benchmarks/plain_loop.py`) draws its crops from noise and writes "
-        "nothing."
+        "nothing. PyTorch alone: its import, and AdamW of one weight, which imports its compiler."
     )
     return Table(TITLE, COLUMNS, rows, note)
 
@@ -60,6 +64,7 @@ def _seconds(command: list[str]) -> float:
     """Processor time of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles medcl3d's own files
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
