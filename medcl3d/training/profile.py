@@ -79,7 +79,8 @@ class StepProfile:
         self.folder.mkdir(exist_ok=True)
         found.export_chrome_trace(str(self.folder / "trace.json"))
         order = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        text, operations = parts_text(seconds, steps), averages.table(sort_by=order, row_limit=MOST_OPERATIONS)
+        text = parts_text(seconds, steps)
+        operations = averages.table(sort_by=order, row_limit=MOST_OPERATIONS)
         write_text(self.folder / "times.txt", f"{text}\n\n{operations}\n")
         say(
             f"{text}\n{self.folder}: times.txt has the operations; open trace.json in ui.perfetto.dev\n"
