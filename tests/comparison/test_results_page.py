@@ -94,6 +94,22 @@ def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
         assert f"p = {found[arm]:.3f}" in page
 
 
+def test_the_incomplete_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+    config = DOCS.parent / "configs" / "compare" / "study" / "sarcoma.yaml"
+    compare(config, [f"out_dir={tmp_path}"], from_runs=[DOCS / "results" / "study" / "sarcoma.jsonl.xz"])
+    report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
+    section = "Sarcoma: which pairs teach an encoder to find a point of a CT in the PET?"
+    table = cells_of("results/index.md", section, "arm")
+    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv").groupby("arm").mean(numeric_only=True)
+    assert set(table) == set(rows.index) and "only a complete comparison is tested" in report
+    shown = [f"| {arm} | {cell} |" for arm, cells in table.items() for cell in cells if cell]
+    assert len(shown) == 18 and all(one in report for one in shown)
+    text = (DOCS / "results/index.md").read_text(encoding="utf-8").split(f"## {section}\n")[1]
+    controls = rows.loc["untrained"].filter(like="voxel_matching/frame/")
+    for name in ("intensity_place/error_mm", "intensity/error_mm", "chance_error_mm"):
+        assert f"{controls[f'voxel_matching/frame/{name}']:.1f} mm" in text.split("\n- ")[0]
+
+
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
     config = DOCS.parent / "configs" / "compare" / "study" / "hippocampus_maps.yaml"
     archive = DOCS / "results" / "study" / "hippocampus_maps.jsonl.xz"
