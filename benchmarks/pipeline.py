@@ -21,7 +21,7 @@ from medcl3d.sampling.augment import make_views
 from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 
-OURS = "medcl3d"
+OURS, READING = "medcl3d", "medcl3d, crops without views"
 BATCHGENERATORS = "batchgeneratorsv2, memory maps"
 TITLE = "Crops and views beside other libraries"
 COLUMNS = ("crop", "pipeline", "crops per second", "speed-up of medcl3d")
@@ -53,7 +53,8 @@ def pipeline(bench: Bench) -> Table:
         f"and `SubjectsLoader` ({CROPS_PER_VOLUME} crops per volume, uncompressed NIfTI). MONAI: "
         f"`CacheDataset` with all volumes in memory, `RandSpatialCropSamplesd` ({CROPS_PER_VOLUME} crops) "
         "and `DataLoader`. "
-        "batchgeneratorsv2: crops of `.npy` memory maps, transformed one by one. All without workers."
+        "batchgeneratorsv2: crops of `.npy` memory maps, transformed one by one. All without workers. "
+        "Crops without views are drawn, read and converted to float32, which no view can save."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
 
@@ -82,8 +83,13 @@ def _works(
         for _ in range(num):
             make_views(dataset[next(steps)], dataset.recipe)
 
+    def reading() -> None:
+        for _ in range(num):
+            dataset[next(steps)]
+
     works = {
         OURS: ours,
+        READING: reading,
         "TorchIO Queue": torchio_epochs(paths, num, size=size, per_batch=per_batch),
         "MONAI CacheDataset": monai_epochs(paths, num, size, per_batch),
     }
