@@ -29,6 +29,7 @@ from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import binary_size, estimated_bytes, summary
 from medcl3d.training.profile import read_parts
+from medcl3d.training.speed import apply_cost_options
 from medcl3d.training.step_advice import INSIDE, PARTS, advice
 
 OPTIONAL = {
@@ -243,10 +244,28 @@ def of_network(parts: Pretraining, device: torch.device) -> Iterator[Finding]:
     yield Finding("precision", text, "set train.precision=float32" if other > SLOWER * float32 else "")
 
 
+def of_layout(parts: Pretraining, device: torch.device) -> Finding:
+    """Speed of the encoder with channels last and first; a warning if `train.channels_last` is the slower."""
+    train = parts.config.train
+    crops = torch.rand(4, parts.store.num_channels, *parts.config.data.patch_size, device=device)
+    dtype, seconds = autocast_dtype(train.precision, device), []
+    for last in (False, True):
+        network = copy.deepcopy(parts.learner.network).to(device)
+        apply_cost_options(network, channels_last=last)
+        encoder = network.encoder
+        seconds.append(_training_seconds(lambda x, encoder=encoder: encoder(x).pooled, crops, dtype))  # type: ignore[misc]
+    ratio = seconds[True] / seconds[False]
+    text = f"a pass of the encoder takes {ratio:.2f} times as long with channels last as with channels first"
+    is_slow = max(ratio, 1 / ratio) > SLOWER and train.channels_last == (ratio > 1)
+    other = str(not train.channels_last).lower()
+    return Finding("channels", text, f"set train.channels_last={other}" if is_slow else "")
+
+
 def of_config(config: Path, overrides: Sequence[str], device: torch.device) -> Iterator[Finding]:
     """The summary of a pretraining, and its memory compared with what is available."""
     parts = assemble(load(config, overrides, PretrainConfig))
     yield from of_network(parts, device)
+    yield of_layout(parts, device)
     yield Finding("config", summary(parts).replace("\n", f"\n{'':<12}"))
     needed, activations = estimated_bytes(parts, device)
     available = torch.cuda.mem_get_info()[0] if device.type == "cuda" else available_bytes()

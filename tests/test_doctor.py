@@ -77,6 +77,34 @@ def test_an_encoder_that_is_slower_in_the_precision_of_auto_is_a_warning(
     assert found[0].remedy == ("set train.precision=float32" if slowdown > 1 else "")
 
 
+@pytest.mark.parametrize(
+    ("channels_last", "ratio", "remedy"),
+    [(False, 0.5, "true"), (False, 2.0, ""), (True, 0.5, ""), (True, 2.0, "false"), (False, 0.95, "")],
+)
+def test_the_slower_layout_of_channels_is_a_warning(
+    tiny_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    channels_last: bool,
+    ratio: float,
+    remedy: str,
+) -> None:
+    seen = []
+
+    def seconds(model: Callable[[Tensor], object], crops: Tensor, _: object) -> float:
+        model(crops)
+        seen.append(len(seen))
+        return [1.0, ratio][seen[-1]]
+
+    monkeypatch.setattr(module, "_training_seconds", seconds)
+    changes = [f"train.channels_last={channels_last}"]
+    found = module.of_layout(
+        assemble(load(write_config(tiny_store, tmp_path, 4), changes, PretrainConfig)), CPU
+    )
+    assert f"takes {ratio:.2f} times as long" in found.text
+    assert found.remedy == (f"set train.channels_last={remedy}" if remedy else "")
+
+
 @pytest.mark.parametrize(("quota", "cores"), [("50000 100000", 0.5), ("max 100000", None), ("", None)])
 def test_cores_are_those_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: float | None
@@ -155,7 +183,7 @@ def test_free_memory_of_a_gpu_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_profiled_run_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seconds = {"data": 0.5, "forward": 1.0, "backward": 2.0, "optimizer": 0.1, "views": 0.3, "loss": 0.1}
     (tmp_path / "profile").mkdir()
-    (tmp_path / "profile" / "times.txt").write_text(f"{parts_text(seconds)}\n\n aten::add  9.0 ms\n")
+    (tmp_path / "profile" / "times.txt").write_text(f"{parts_text(seconds, 5)}\n\n aten::add  9.0 ms\n")
     (tmp_path / "config.yaml").write_text("train: {workers: 1}\n")
     first, *others = module.of_profile(tmp_path, 4.0)
     assert "720.0 ms: data 100.0 ms (14%)" in first.text and "of forward: views 8%, loss 3%" in first.text

@@ -36,7 +36,8 @@ class FitOptions:
     layer_decay        ratio of the learning rate of an encoder layer to that of the next (0.75 is usual for a
                        ViT)
     checkpointing      recompute activations inside the encoder's blocks in the backward pass: less memory
-    channels_last      store weights and crops with channels last: faster convolutions on GPUs
+    channels_last      store weights and crops with channels last, which is faster or slower: `doctor CONFIG`
+                       measures it
     compile            torch.compile: a slow first step, then faster steps; needs a C++ compiler
     keep_steps         pretraining only: steps after which weights are kept as encoder_STEP.safetensors, for
                        `init=RUN@STEP` of an evaluation or fine-tuning
