@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -100,7 +101,10 @@ def test_the_incomplete_study_of_matching_is_rebuilt_from_its_archive(tmp_path: 
     report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
     section = "Sarcoma: which pairs teach an encoder to find a point of a CT in the PET?"
     table = cells_of("results/index.md", section, "arm")
-    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv").groupby("arm").mean(numeric_only=True)
+    found = pd.read_csv(tmp_path / "evaluate" / "results.csv")
+    committed = pd.read_csv(DOCS / "results" / "sarcoma_matching.csv")
+    pd.testing.assert_frame_equal(found[list(committed)], committed)
+    rows = found.groupby("arm").mean(numeric_only=True)
     assert set(table) == set(rows.index) and "only a complete comparison is tested" in report
     shown = [f"| {arm} | {cell} |" for arm, cells in table.items() for cell in cells if cell]
     assert len(shown) == 18 and all(one in report for one in shown)
@@ -128,13 +132,37 @@ def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
     assert len(intervals) == 2 and all(f"| encoder and decoder | {one} |" in report for one in intervals)
 
 
+def script(name: str) -> ModuleType:
+    """A script of docs/results as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "results" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_purity_of_pairs_and_its_correlation_with_the_endpoint() -> None:
+    purity = script("purity")
+    rows = pd.read_csv(purity.FILE)
+    page = (DOCS / "results/index.md").read_text(encoding="utf-8")
+    for comparison in purity.COMPARISONS:
+        values = purity.endpoint(comparison)
+        for row in rows[rows["comparison"] == comparison.name].itertuples():
+            assert row.endpoint == pytest.approx(values[row.arm], rel=1e-3)
+            known = f"{row.purity:.3f} [{row.low:.3f}, {row.high:.3f}] | {row.false_negatives:.3f} |"
+            assert f"| {comparison.name} | {row.arm} | {known}" in page
+    for measure in purity.MEASURES:
+        cells = [
+            f"{one.mean:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"
+            for one in purity.correlations(rows, measure).values()
+        ]
+        assert f"| {measure} | {' | '.join(cells)} |".replace("-", "\N{MINUS SIGN}") in page
+
+
 def test_the_answers_have_the_numbers_of_the_figure() -> None:
     """Every difference to a network without pretraining that the answers quote."""
-    spec = importlib.util.spec_from_file_location("figure", DOCS / "results" / "figure.py")
-    assert spec is not None and spec.loader is not None
-    figure = importlib.util.module_from_spec(spec)
-    sys.modules["figure"] = figure  # its dataclass looks its module up
-    spec.loader.exec_module(figure)
+    figure = script("figure")
     answers = " ".join(
         row for cells in cells_of("results/index.md", "Answers", "question").values() for row in cells
     )
