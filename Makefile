@@ -74,7 +74,7 @@ drills: setup ## cause faults during tiny runs and write the tables of docs/refe
 	$(FEW_THREADS) $(BIN)/python docs/drills.py
 
 docs: setup ## build the documentation site, docs/_build/html/index.html
-	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+	$(BIN)/python -m sphinx --quiet --fresh-env --fail-on-warning --keep-going docs docs/_build/html
 
 security: setup ## search medcl3d and tools for dangerous patterns
 	$(BIN)/bandit --quiet --recursive -ll medcl3d tools
