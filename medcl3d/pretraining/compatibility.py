@@ -49,6 +49,7 @@ def check_parts(parts: Pretraining) -> None:
     with inside("pairs", config.pairs.name):
         check_uses(config, strategy, objective)
     check_points(strategy, objective)
+    check_frames(parts)
     check_sides(config, strategy, parts.learner.recipe)
     if config.train.grad_cache:
         chunk = config.train.grad_cache
@@ -66,6 +67,22 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
         problem = "the strategy relates crops, and the objective compares points"
         remedy = "set detach_weights to true, or choose an inner strategy that relates points"
         raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")
+
+
+def check_frames(parts: Pretraining) -> None:
+    """ConfigError if an objective of points gets views of scans that share no frame, hence no point."""
+    if not isinstance(parts.learner.objective, ComparesPoints):
+        return
+    collection, rng, config = parts.scans.collection, np.random.default_rng(0), parts.config
+    for anchor in np.resize(parts.anchors.ids, DRAWN).tolist():
+        first, *others = parts.strategy.sample(collection, anchor, rng)
+        if all(collection.share_frame(first.scan, one.scan) for one in others if one.role == first.role):
+            return
+    raise ConfigError(
+        problem="the views of a sample are of scans in different frames, so no point is in all of them",
+        remedy="register these scans and give them one `frame`, or choose an objective of whole views",
+        place=f"pairs.{config.pairs.name} with objective.{config.objective.name}",
+    )
 
 
 def check_sides(config: PretrainConfig, strategy: PairStrategy, recipe: ViewRecipe) -> None:
@@ -133,7 +150,7 @@ def check_negatives(config: PretrainConfig) -> None:
         raise ConfigError("train.samples_per_step", 1, problem, remedy)
 
 
-DRAWN = 16  # samples drawn to test whether they contain scans other than their anchor
+DRAWN = 16  # samples drawn to test whether they contain scans of other frames, or other than their anchor
 EPOCHS = 3  # epochs of the plan that are tested for steps with several samples of one scan
 
 

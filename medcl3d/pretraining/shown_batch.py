@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from medcl3d.core.batch import PairBatch
+from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, ViewSpec, triple
 from medcl3d.objectives.dense import sample_rows
 from medcl3d.pairs import needs_features, queue_size
@@ -128,6 +129,12 @@ def shown_batch(parts: Pretraining) -> ShownBatch:
         if features is not None:
             raw = next(raw.chunks(MAX_SAMPLES))
         facts = facts_of(raw, learner.relating, learner.recipe, features, MAX_POINTS)
+        if not len(facts.keys):
+            raise DataError(
+                f"pairs.{parts.config.pairs.name}",
+                "no point of the first batch is in all views of its sample",
+                "draw views that overlap, or choose an objective of whole views",
+            )
         with torch.no_grad():
             batches.append((raw, make_views(raw, learner.recipe)))
     return ShownBatch(parts, facts, tuple(batches), PairReasons.of(parts.strategy, parts.store))

@@ -175,10 +175,10 @@ def _update(
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), options.clip_norm)
     numbers = _read(loss.metrics["loss"], norm, *votes)
+    if not (math.isfinite(numbers[0]) and math.isfinite(numbers[1])):  # without an item, the gradient is 0
+        loss.check()
     if math.isfinite(numbers[1]):
         optimizer.step()
-    else:
-        loss.check()
     scaler.update()
     return numbers
 

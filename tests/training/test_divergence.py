@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from medcl3d.core.embeddings import Loss
+from medcl3d.core.embeddings import Loss, Required
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.objectives.diagnostics import effective_rank
 from medcl3d.pretraining.pretrain import pretrain
@@ -63,6 +63,26 @@ def test_one_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
         fit(model, loss_of, batches, options, run, torch.device("cpu"))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert "step 3: the norm of the gradient is inf, so" in (tmp_path / "run" / "warnings.txt").read_text()
+
+
+def test_a_loss_of_no_item_ends_a_run_though_its_gradient_is_finite(tmp_path: Path) -> None:
+    """As on a GPU, where the number is not read before: the gradient of no row is 0, and 0 / 0 the loss."""
+
+    def loss_of(wrapped: nn.Module, batch: torch.Tensor) -> Loss:
+        nothing = Required(torch.zeros(()), "no anchor has a positive")
+        return Loss(wrapped(batch).sum() * 0, {"loss": torch.tensor(float("nan"))}, (nothing,))
+
+    with run_folder(tmp_path / "run", {}, {}) as run:
+        options = FitOptions(steps=5, samples_per_step=1)
+        with pytest.raises(DataError, match="no anchor has a positive"):
+            fit(
+                nn.Linear(2, 1),
+                loss_of,
+                lambda _: iter(torch.ones(9, 1, 2)),
+                options,
+                run,
+                torch.device("cpu"),
+            )
 
 
 def test_more_bad_steps_are_allowed_during_a_run_than_at_its_end() -> None:
