@@ -62,16 +62,16 @@ def append(
 ) -> None:
     """Write the chosen rows ``[N, D]`` into ring buffers ``[Q, D]`` that hold `count` rows, which is updated.
 
-    parts: a buffer and the rows for it. The rows replace the oldest ones. If they all fit into the buffer,
-    nothing is read on the CPU.
+    parts: a buffer and the rows for it. The rows replace the oldest ones; of more rows than the buffer
+    holds, the last are kept. Nothing is read on the CPU.
     """
     size, number = len(parts[0][0]), len(chosen)
     if size == 0:
         return
     if number > size:
-        kept = chosen.nonzero().flatten()[-size:]
+        kept = torch.argsort(chosen.to(torch.int8), stable=True)[-size:]  # the last of the chosen rows
         parts = tuple((buffer, rows[kept]) for buffer, rows in parts)
-        number, chosen = len(kept), torch.ones_like(kept, dtype=torch.bool)
+        number, chosen = size, chosen[kept]
     # The chosen rows go to the next positions; those behind them are written with what they hold.
     order = torch.argsort((~chosen).to(torch.int8), stable=True)
     positions = (count + torch.arange(number, device=count.device)) % size
