@@ -54,7 +54,7 @@ def pipeline(bench: Bench) -> Table:
         f"`CacheDataset` with all volumes in memory, `RandSpatialCropSamplesd` ({CROPS_PER_VOLUME} crops) "
         "and `DataLoader`. "
         "batchgeneratorsv2: crops of `.npy` memory maps, transformed one by one. All without workers. "
-        "Crops without views are drawn, read and converted to float32, which no view can save."
+        "Crops without views are drawn, read and converted to float32 only."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
 
