@@ -78,10 +78,19 @@ class Bench:
         """Report progress, with the seconds since the start."""
         print(f"{time.perf_counter() - self._began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
-    def turns(self, title: str, works: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
+    def turns(
+        self,
+        title: str,
+        works: dict[str, Callable[[], Any]],
+        timed: Callable[[Callable[[], Any]], float] | None = None,
+    ) -> dict[str, np.ndarray]:
         """`take_turns` with the repeats and the seconds of the scale; reports each turn."""
         seconds = take_turns(
-            works, self.scale.repeats, self.scale.seconds, lambda turn: self.say(f"{title}: {turn}")
+            works,
+            self.scale.repeats,
+            self.scale.seconds,
+            lambda turn: self.say(f"{title}: {turn}"),
+            timed or cpu_seconds,
         )
         means = ", ".join(f"{name} {one.mean():.3g} s" for name, one in seconds.items())
         self.say(f"{title}: {means}")
@@ -155,11 +164,13 @@ def take_turns(
     repeats: int,
     limit_s: float = math.inf,
     say: Callable[[str], None] = lambda _: None,
+    timed: Callable[[Callable[[], Any]], float] = cpu_seconds,
 ) -> dict[str, np.ndarray]:
     """Seconds ``[turns]`` of each function, measured in alternating turns after a warm-up call.
 
     There are `repeats` turns, or fewer, but not fewer than `FEWEST_TURNS`, if `limit_s` seconds of processor
-    time are used up, the warm-up included. `say` reports each turn.
+    time are used up, the warm-up included. `say` reports each turn; `timed` calls a function and returns its
+    seconds.
     """
     began = time.process_time()
     say("warm-up")
@@ -170,7 +181,7 @@ def take_turns(
         if len(seconds) >= FEWEST_TURNS and time.process_time() - began > limit_s:
             break
         say(f"turn {len(seconds) + 1} of {repeats}")
-        seconds.append({name: cpu_seconds(work) for name, work in works.items()})
+        seconds.append({name: timed(work) for name, work in works.items()})
     return {name: np.array([one[name] for one in seconds]) for name in works}
 
 
