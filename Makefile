@@ -105,7 +105,7 @@ recovery: setup ## measure which known factors each strategy keeps: docs/strateg
 # Benchmarks beside other libraries; all others: `python tools/benchmark.py`. Peers that setup does not install
 # are listed as not measured: pip install --no-deps batchgeneratorsv2
 # About ten minutes on two idle cores; a stopped command resumes with the next benchmark.
-BESIDE = loss_peers pipeline plain_loop startup prepare inference
+BESIDE = loss_peers pipeline plain_loop startup memory prepare inference
 
 benchmark: setup ## measure speed beside other libraries: docs/results/performance.md and .json, ten minutes
 	$(FEW_THREADS) $(BIN)/python tools/benchmark.py $(BESIDE) --out docs/results/performance.md

@@ -19,6 +19,7 @@ from benchmarks.inference import inference
 from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import losses
 from benchmarks.measure import Bench, Scale, Table
+from benchmarks.memory import memory
 from benchmarks.page import as_rich, describe_environment, update
 from benchmarks.pairs import pairs
 from benchmarks.pipeline import pipeline
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Table | list[Table]]] = {
     "step": step,
     "plain_loop": plain_loop,
     "startup": startup,
+    "memory": memory,
     "prepare": prepare,
     "inference": inference,
     "transfers": transfers,
