@@ -164,7 +164,7 @@ def _works(
 ) -> dict[str, Callable[[], None]]:
     """Each pipeline as a function that makes `num` batches of `per_batch` crops.
 
-    Each call opens its files anew. keep: a folder for the volumes of MONAI, instead of memory.
+    Each call opens its files again. keep: a folder for the volumes of MONAI, instead of memory.
     """
     strategy, recipe = PAIRS.build(Choice("augmented_views")), VIEWS.build(Choice("mri"))
     dataset = bench.dataset(strategy, recipe, per_batch // 2, store=store, patch=size)

@@ -9,6 +9,7 @@ import numpy as np
 
 from medcl3d.preprocessing.body_mask import Body
 from medcl3d.preprocessing.intensity_kind import Kind, Levels
+from medcl3d.preprocessing.percentiles import percentiles_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _channel(
         scale = 2.0 / (high - low)
         return low, high, scale, -1.0 - low * scale, -1.0
     inside = channel[body.mask] if body.mask is not None else channel.ravel()
-    low, high = (float(v) for v in np.percentile(inside, percentiles))
+    low, high = percentiles_of(inside, percentiles)
     if high <= low:  # nearly all of the body has one value; only the extremes differ
         low, high = float(inside.min()), float(inside.max())
     if high <= low:
@@ -96,5 +97,5 @@ def _channel(
     spread = float(clipped.std())
     scale = 1.0 / (spread if spread > 1e-6 * (high - low) else high - low)
     shift = -float(clipped.mean()) * scale
-    air = low if body.mask is None else float(np.clip(np.median(channel[~body.mask]), low, high))
+    air = low if body.mask is None else min(max(percentiles_of(channel[~body.mask], (50,))[0], low), high)
     return low, high, scale, shift, air * scale + shift

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medcl3d.preprocessing.body_mask import Body, _filled, _opened, find_body
+from medcl3d.preprocessing.body_mask import Body, _filled, _opened, _otsu, _unit_range, find_body
 from medcl3d.preprocessing.intensity_kind import kind_of, kind_warnings, mask_levels
 from medcl3d.preprocessing.normalise import normalise
 from medcl3d.preprocessing.read_scan import read_image
@@ -75,6 +75,14 @@ def test_the_body_of_a_real_scan_is_that_of_libraries(real, name, monkeypatch) -
     monkeypatch.setattr("medcl3d.preprocessing.body_mask._filled", ndimage.binary_fill_holes)
     expected = find_body(voxels, "mri")
     assert found.mask is not None and np.array_equal(found.mask, expected.mask) and found.box == expected.box
+
+
+@pytest.mark.parametrize("name", ["ixi40/sub-IXI132", "ms_longitudinal/sub-01"])
+def test_the_threshold_is_that_of_otsu(real, name) -> None:
+    from skimage.filters import threshold_otsu
+
+    unit = _unit_range(read_image(sorted((real / name).glob("**/*_T1w.nii.gz"))[0]).voxels[0])
+    assert _otsu(unit) == threshold_otsu(unit.ravel())
 
 
 def test_mr_of_any_unit_is_normalised_to_the_same_range() -> None:
