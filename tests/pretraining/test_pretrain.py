@@ -107,35 +107,6 @@ def test_two_ranks_train_as_one_process(
         torch.testing.assert_close(weights[name], tensor, atol=2e-3, rtol=2e-2, msg=name)
 
 
-def test_a_killed_run_resumes_bitwise(tiny_store: Path, tmp_path: Path) -> None:
-    whole = write(tmp_path / "whole.yaml", config_of(tiny_store, tmp_path / "whole", steps=14))
-    cut = write(tmp_path / "cut.yaml", config_of(tiny_store, tmp_path / "cut", steps=14))
-    run([str(TOOL), str(whole)])
-    process = subprocess.Popen(
-        [sys.executable, str(TOOL), str(cut)],
-        env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    log = tmp_path / "cut" / "metrics.jsonl"
-    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 5):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    killed_at = len(curve_lines(log))
-    assert 5 <= killed_at < 14 and list((tmp_path / "cut" / "checkpoints").glob("*.pt")), (
-        "killed after a checkpoint, before the end"
-    )
-    run([str(TOOL), str(cut)])
-    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
-    first, second = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def curve_lines(log: Path) -> list[str]:
-    return [line for line in log.read_text().splitlines() if line.endswith("}")]
-
-
 @pytest.mark.slow  # tests/training/test_stop.py has two ranks
 @pytest.mark.parametrize(("number", "workers"), [("SIGTERM", 0), ("SIGINT", 2), ("SIGHUP", 2)])
 def test_a_signal_stops_a_run_after_one_step_and_it_resumes(
