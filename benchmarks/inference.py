@@ -1,72 +1,130 @@
-"""Benchmark of the prediction of whole scans by sliding windows, beside MONAI's inferer alone."""
+"""Benchmark of whole scans in sliding windows, beside MONAI's inferer: predictions and features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measure import Bench, Table, by, geometric, one_core, turns_of
 from medcl3d.config.field_types import Choice
+from medcl3d.core.embeddings import Features
 from medcl3d.distributed.memory import keep_freed_memory
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.sliding_window import probabilities_of, sliding_window
+from medcl3d.downstream.windows import MeanMap, covering_windows, features_of_windows
 from medcl3d.encoders.network import build_network
 
 OURS, MONAI, ALONE = "medcl3d", "MONAI SlidingWindowInferer", "network alone, on as many windows"
-TITLE = "Sliding windows beside MONAI"
+TITLE, FEATURES = "Sliding windows beside MONAI", "Features of whole scans beside MONAI"
 COLUMNS = ("scan", "program", "ms per scan", "speed-up of medcl3d")
-PATCH, CLASSES = (64, 64, 64), 4
+PATCH, CLASSES, AT_ONCE = (64, 64, 64), 4, 4
 
 
-def inference(bench: Bench) -> Table:
-    """Softmax of a U-Net over whole scans, in windows that overlap by half, for two shapes."""
+@dataclass(frozen=True)
+class Programs:
+    """What is done with a volume ``[C, D, H, W]``.
+
+    ours     the result of medcl3d
+    network  called with windows ``[B, C, *PATCH]``
+    of       what a window's result takes from the output of the network
+    """
+
+    ours: Callable[[Tensor], Tensor]
+    network: nn.Module
+    of: Callable[[Any], Tensor]
+
+    def works(self, inferer: Any, volume: Tensor) -> dict[str, Callable[[], Any]]:
+        """The programs for one volume."""
+        windows = _windows(inferer, volume)
+
+        def monai() -> Any:
+            return inferer(volume[None], lambda crops: self.of(self.network(crops)))[0]
+
+        def alone() -> None:
+            for crops in windows:
+                self.network(crops)
+
+        return {OURS: lambda: self.ours(volume), MONAI: monai, ALONE: alone}
+
+
+def inference(bench: Bench) -> list[Table]:
+    """Whole scans of two shapes in windows that overlap by half: softmax of a U-Net, and its features."""
     from monai.inferers import SlidingWindowInferer
 
     keep_freed_memory()
     torch.manual_seed(0)
-    unet = {"channels": [8, 16, 32], "strides": [1, 2, 2]}
-    model = Segmenter(build_network(Choice("unet3d", unet), 1, decoder=True), CLASSES).eval()
+    unet = build_network(Choice("unet3d", {"channels": [8, 16, 32], "strides": [1, 2, 2]}), 1, decoder=True)
+    model = Segmenter(unet, CLASSES).eval()
     predict = probabilities_of(model, torch.device("cpu"), None)
-    inferer = SlidingWindowInferer(PATCH, sw_batch_size=4, overlap=0.5, mode="gaussian")
-    rows: list[tuple[str, ...]] = []
+    inferer = SlidingWindowInferer(PATCH, sw_batch_size=AT_ONCE, overlap=0.5, mode="gaussian")
+    softmax = Programs(partial(sliding_window, predict, patch_size=PATCH, fill=[0.0]), model, _softmax)
+    maps = Programs(partial(mean_features, unet.encoder), unet.encoder, _finest)
     edge = bench.scale.shape[0]
+    rows: dict[str, list[tuple[str, ...]]] = {TITLE: [], FEATURES: []}
     for shape in ((edge, edge, edge), (2 * edge, edge, edge // 2)):
         volume = torch.randn(1, *shape)
-
-        def ours(volume: Tensor = volume) -> Tensor:
-            return sliding_window(predict, volume, PATCH, fill=[0.0])
-
-        def monai(volume: Tensor = volume) -> Any:
-            return inferer(volume[None], lambda patches: model(patches).softmax(1))
-
-        def alone(batches: Sequence[Tensor] = tuple(_windows(inferer, volume))) -> None:
-            for patches in batches:
-                model(patches)
-
+        works = {title: one.works(inferer, volume) for title, one in ((TITLE, softmax), (FEATURES, maps))}
         with torch.no_grad(), one_core():
-            if not torch.allclose(ours(), monai()[0], atol=1e-5):
-                raise RuntimeError("the two predictions differ")
-            works: dict[str, Callable[[], Any]] = {OURS: ours, MONAI: monai, ALONE: alone}
-            seconds = bench.turns(f"sliding windows over {by(shape)}", works)
-        rows += [
-            (
-                by(shape),
-                program,
-                geometric(1000 * one),
-                "1" if program == OURS else geometric(one / seconds[OURS], ".2f"),
-            )
-            for program, one in seconds.items()
-        ]
-    note = (
-        f"`unet3d` with 8, 16 and 32 channels and {CLASSES} classes, windows of {by(PATCH)} voxels that "
-        "overlap by half, Gaussian weights, 4 at once; float32, processor time of one core, "
-        f"{turns_of(bench.scale.repeats)}. The predictions agree within 1e-5. medcl3d calls MONAI's "
-        "`sliding_window_inference`: the ratio shows what its padding and workarounds cost."
+            for title, programs in works.items():
+                if not torch.allclose(programs[OURS](), programs[MONAI](), atol=1e-4):
+                    raise RuntimeError(f"{title}: the results of the two programs differ")
+                rows[title] += _rows(by(shape), bench.turns(f"{title}, {by(shape)}", programs))
+    conditions = (
+        f"Windows of {by(PATCH)} voxels that overlap by half, Gaussian weights, {AT_ONCE} at once; float32, "
+        f"processor time of one core, {turns_of(bench.scale.repeats)}."
     )
-    return Table(TITLE, COLUMNS, tuple(rows), note)
+    of_classes = (
+        f"`unet3d` with 8, 16 and 32 channels and {CLASSES} classes. {conditions} The predictions agree "
+        "within 1e-4. medcl3d calls MONAI's `sliding_window_inference`: the ratio shows what its padding and "
+        "workarounds cost."
+    )
+    of_features = (
+        f"The finest map of the encoder of a `unet3d` with 8, 16 and 32 channels, as the dense evaluations "
+        f"describe voxels. {conditions} The maps agree within 1e-4."
+    )
+    notes = {TITLE: of_classes, FEATURES: of_features}
+    return [Table(title, COLUMNS, tuple(found), notes[title]) for title, found in rows.items()]
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    return scores.softmax(1)
+
+
+def _finest(features: Features) -> Tensor:
+    return features.maps[0]
+
+
+def mean_features(encoder: nn.Module, volume: Tensor) -> Tensor:
+    """``Float32[C, D, H, W]``: the finest map over a volume, as `medcl3d.downstream.dense` computes it."""
+    windows = covering_windows(volume.shape[1:], PATCH, 0.5, (1, 1, 1))
+    mean: MeanMap | None = None
+    for start, found in features_of_windows(
+        encoder, volume, [0.0], windows, PATCH, AT_ONCE, torch.device("cpu"), None
+    ):
+        mean = mean or MeanMap(found.maps[0].shape[1], windows, PATCH, (1, 1, 1))
+        mean.add(start, found.maps[0][0])
+    assert mean is not None
+    before, shape = windows.before, volume.shape[1:]
+    inside = tuple(slice(a, a + n) for a, n in zip(before, shape, strict=True))
+    return mean.mean()[inside].movedim(-1, 0)
+
+
+def _rows(scan: str, seconds: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
+    return [
+        (
+            scan,
+            program,
+            geometric(1000 * one),
+            "1" if program == OURS else geometric(one / seconds[OURS], ".2f"),
+        )
+        for program, one in seconds.items()
+    ]
 
 
 def _windows(inferer: Any, volume: Tensor) -> list[Tensor]:
