@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -63,8 +62,11 @@ def run(path: str) -> None:
     """Pretrain, checkpoint included, and print the peak memory of this process in MiB."""
     from medcl3d.cli import main
 
-    with contextlib.suppress(SystemExit):
+    try:
         main(["pretrain", path])
+    except SystemExit as end:
+        if end.code:
+            raise
     print(peak_memory_mb(torch.device("cpu")))
 
 
