@@ -28,6 +28,8 @@ class Panel:
     """One comparison: its committed rows, its endpoint, and the arm without pretraining.
 
     earlier  arms that were made with an earlier relation, marked as in docs/results/index.md
+    sign     1 if a higher value is better, else -1
+    digits   decimals in the text of the answers
     """
 
     title: str
@@ -37,6 +39,8 @@ class Panel:
     reference: str
     endpoint: Mapping[str, int] = field(default_factory=dict)
     earlier: tuple[str, ...] = ()
+    sign: int = 1
+    digits: int = 3
 
 
 PANELS = (
@@ -44,6 +48,15 @@ PANELS = (
         "brain, frozen", "balanced accuracy", "ixi_structures.csv", "linear/balanced_accuracy", "untrained"
     ),
     Panel("adrenal glands, frozen", "AUROC", "adrenal_frozen.csv", "linear/auroc", "untrained"),
+    Panel(
+        "sarcoma, CT to PET, frozen",
+        "mm, lower is better",
+        "sarcoma_matching.csv",
+        "voxel_matching/frame/error_mm",
+        "untrained",
+        sign=-1,
+        digits=1,
+    ),
     Panel(
         "hippocampus, fine-tuned",
         "Dice",
@@ -77,10 +90,16 @@ def differences(panel: Panel) -> dict[str, Interval]:
 
 
 def best(panel: Panel) -> Interval:
-    """The largest mean difference of an arm that chooses pairs by the present relation; else of any arm."""
+    """The best mean difference of an arm that chooses pairs by the present relation; else of any arm."""
     found = differences(panel)
     chosen = [arm for arm in found if arm not in panel.earlier and not is_control(arm)]
-    return max((found[arm] for arm in chosen or found), key=lambda one: one.mean)
+    return max((found[arm] for arm in chosen or found), key=lambda one: panel.sign * one.mean)
+
+
+def as_text(panel: Panel, interval: Interval) -> str:
+    """A difference as in the answers of docs/results/index.md."""
+    mean, low, high = (f"{value:+.{panel.digits}f}" for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
 
 
 def is_control(arm: str) -> bool:
@@ -108,10 +127,7 @@ def draw(path: Path) -> None:
                 markerfacecolor="white" if control else "#1f5a99",
                 capsize=3,
             )
-            print(
-                f"{panel.title}; {arm}: {interval.mean:+.3f} [{interval.low:+.3f}, "
-                f"{interval.high:+.3f}], {interval.n} replicates"
-            )
+            print(f"{panel.title}; {arm}: {as_text(panel, interval)}, {interval.n} replicates")
         axis.axvline(0, color="0.4", linewidth=1)
         labels = [f"{arm} \N{DAGGER}" if arm in panel.earlier else arm for arm in one]
         axis.set_yticks(range(len(one)), labels, fontsize=8)

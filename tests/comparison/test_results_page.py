@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import json
 import re
@@ -93,9 +94,31 @@ def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
     assert found["class_labels"] < 0.001 and "p < 0.001" in page
     for arm in ("untrained", "multi_crop"):
         assert f"p = {found[arm]:.3f}" in page
+    assert_shows_scores(tmp_path / "evaluate" / "report.html", 0)
 
 
-def test_the_incomplete_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+def scores_of(report: Path) -> dict[str, list[str]]:
+    """Score -> its rank correlation with the endpoint, the encoder that it selects, and its rank."""
+    text = html.unescape(report.read_text(encoding="utf-8")).split("Does a score select the best encoder?")[1]
+    rows = re.findall(r"<tr>(.*?)</tr>", text.split("</table>")[0], flags=re.DOTALL)
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.DOTALL) for row in rows[1:]]
+    plain = [[re.sub(r"<[^>]+>", "", cell).strip() for cell in row] for row in cells]
+    return {row[0]: row[1:] for row in plain}
+
+
+def assert_shows_scores(report: Path, column: int) -> None:
+    """The table of label-free scores has those of a report, from this column on."""
+    table = cells_of("results/index.md", "Do label-free scores choose the encoder?", "score")
+    found = scores_of(report)
+    assert len(table) == 4
+    for score, cells in table.items():
+        figures_of, encoder, place = found[score]
+        mean, low, high = figures(figures_of)
+        assert cells[column] == f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "\N{MINUS SIGN}")
+        assert cells[column + 1] == f"{encoder}, {place}"
+
+
+def test_the_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
     config = DOCS.parent / "configs" / "compare" / "study" / "sarcoma.yaml"
     compare(config, [f"out_dir={tmp_path}"], from_runs=[DOCS / "results" / "study" / "sarcoma.jsonl.xz"])
     report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
@@ -105,13 +128,19 @@ def test_the_incomplete_study_of_matching_is_rebuilt_from_its_archive(tmp_path: 
     committed = pd.read_csv(DOCS / "results" / "sarcoma_matching.csv")
     pd.testing.assert_frame_equal(found[list(committed)], committed)
     rows = found.groupby("arm").mean(numeric_only=True)
-    assert set(table) == set(rows.index) and "only a complete comparison is tested" in report
+    assert set(table) == set(rows.index)
     shown = [f"| {arm} | {cell} |" for arm, cells in table.items() for cell in cells if cell]
     assert len(shown) == 18 and all(one in report for one in shown)
     text = (DOCS / "results/index.md").read_text(encoding="utf-8").split(f"## {section}\n")[1]
     controls = rows.loc["untrained"].filter(like="voxel_matching/frame/")
     for name in ("intensity_place/error_mm", "intensity/error_mm", "chance_error_mm"):
         assert f"{controls[f'voxel_matching/frame/{name}']:.1f} mm" in text.split("\n- ")[0]
+    conclusion = json.loads((tmp_path / "evaluate" / "conclusion.json").read_text())
+    p = {arm["name"]: arm["p"] for arm in conclusion["arms"]}
+    assert max(p["untrained"], p["random_contrast"]) < 0.001 and "both p < 0.001" in text
+    for arm in ("cross_modality", "overlapping_crops", "same_patient"):
+        assert f"p = {p[arm]:.3f}" in text
+    assert_shows_scores(tmp_path / "evaluate" / "report.html", 2)
 
 
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
@@ -167,11 +196,9 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
         row for cells in cells_of("results/index.md", "Answers", "question").values() for row in cells
     )
     brain, *others = figure.PANELS
-    quoted = [figure.differences(brain)["augmented_views"], *map(figure.best, others)]
-    assert len(quoted) == 5
-    for one in quoted:
-        text = f"{one.mean:+.3f} [{one.low:+.3f}, {one.high:+.3f}]".replace("-", "\N{MINUS SIGN}")
-        assert text in answers
+    assert len(others) == 5 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
+    for panel in others:
+        assert figure.as_text(panel, figure.best(panel)) in answers, panel.title
     page = (DOCS / "results/index.md").read_text(encoding="utf-8")
     for panel in figure.PANELS:  # arms of an earlier relation are marked in the tables too
         assert all(f"| {arm} \N{DAGGER} |" in page for arm in panel.earlier)
