@@ -104,10 +104,10 @@ recovery: setup ## measure which known factors each strategy keeps: docs/strateg
 
 # Benchmarks beside other libraries; all others: `python tools/benchmark.py`. Peers that setup does not install
 # are listed as not measured: pip install --no-deps batchgeneratorsv2
-# About ten minutes on two idle cores; a stopped command resumes with the next benchmark.
+# About twenty minutes on two idle cores; a stopped command resumes with the next benchmark.
 BESIDE = loss_peers pipeline plain_loop startup memory prepare inference
 
-benchmark: setup ## measure speed beside other libraries: docs/results/performance.md and .json, ten minutes
+benchmark: setup ## measure speed beside other libraries: docs/results/performance.md and .json, twenty minutes
 	$(FEW_THREADS) $(BIN)/python tools/benchmark.py $(BESIDE) --out docs/results/performance.md
 
 scaling: setup ## compare the model of several ranks with steps, and measure many rows: docs/results/scaling.json

@@ -20,7 +20,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).parent
-CONTROLS = ("placebo", "mae", "augmented_views")
+CONTROLS = ("placebo", "mae", "augmented_views", "random_contrast")  # the last chooses views
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _unit_range(scan: np.ndarray) -> np.ndarray:
 def _otsu(unit: np.ndarray) -> float:
     """Otsu's threshold of values in [0, 1], from a histogram of `_BINS` bins.
 
-    The bin of a value is exact, since `_BINS` is a power of two; `np.histogram` takes three times as long.
+    The bins are those of `np.histogram`, since `_BINS` is a power of two, at a part of its time.
     """
     from skimage.filters import threshold_otsu
 

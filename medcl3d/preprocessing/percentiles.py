@@ -13,7 +13,7 @@ WIDTH = 5.0  # standard deviations of a percentile of the sample on each side; a
 
 
 def percentiles_of(values: np.ndarray, wanted: Sequence[float]) -> list[float]:
-    """Percentiles of finite ``Float32`` values of any shape, interpolated, in a fifth of the time of NumPy.
+    """Percentiles of finite ``Float32`` values of any shape, interpolated linearly.
 
     As `np.percentile`, within the rounding of its interpolation: a sample of the values gives two limits
     around each percentile, and only the values between them are ordered. Values without such limits, as with

@@ -140,6 +140,12 @@ def test_the_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> No
     assert max(p["untrained"], p["random_contrast"]) < 0.001 and "both p < 0.001" in text
     for arm in ("cross_modality", "overlapping_crops", "same_patient"):
         assert f"p = {p[arm]:.3f}" in text
+    gain = next(one["difference"] for one in conclusion["arms"] if one["name"] == "cross_modality")
+    quoted = f"{gain['mean']:+.1f} mm [{gain['low']:+.1f}, {gain['high']:+.1f}]".replace(
+        "-", "\N{MINUS SIGN}"
+    )
+    for page in ("results/index.md", "strategies/cross_modality.md", "../README.md"):
+        assert quoted in (DOCS / page).read_text(encoding="utf-8"), page
     assert_shows_scores(tmp_path / "evaluate" / "report.html", 2)
 
 
@@ -199,6 +205,9 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
     assert len(others) == 5 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
     for panel in others:
         assert figure.as_text(panel, figure.best(panel)) in answers, panel.title
+    matching = next(panel for panel in others if panel.sign < 0)
+    to_untrained = figure.as_text(matching, figure.differences(matching)["random_contrast"])
+    assert to_untrained.replace(" [", " mm [") in (DOCS / "results/index.md").read_text(encoding="utf-8")
     page = (DOCS / "results/index.md").read_text(encoding="utf-8")
     for panel in figure.PANELS:  # arms of an earlier relation are marked in the tables too
         assert all(f"| {arm} \N{DAGGER} |" in page for arm in panel.earlier)
