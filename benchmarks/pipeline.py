@@ -102,7 +102,8 @@ def _cold(bench: Bench, store: Store, paths: Sequence[Path]) -> Table:
     note = (
         f"As with cached files, but wall time, {CROPS_PER_VOLUME} crops per volume, and all files of voxels "
         "are dropped from the cache of the system before each turn (`posix_fadvise`); MONAI: "
-        f"`PersistentDataset`, which reads each volume from a file. {len(paths)} volumes on the disk of this machine."
+        f"`PersistentDataset`, which reads each volume from a file. {len(paths)} volumes on the "
+        "disk of this machine."
     )
     return Table(UNCACHED, COLUMNS, tuple(rows), note)
 
