@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Bench, Table, by, geometric, one_core, turns_of
+from benchmarks.measure import Bench, Table, by, compared, one_core, turns_of
 from medcl3d.config.field_types import Choice
 from medcl3d.core.embeddings import Features
 from medcl3d.distributed.memory import keep_freed_memory
 from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.sliding_window import probabilities_of, sliding_window
-from medcl3d.downstream.windows import MeanMap, covering_windows, features_of_windows
+from medcl3d.downstream.windows import WHOLE_VOXELS, covering_windows, features_of_windows, mean_maps
 from medcl3d.encoders.network import build_network
 
 OURS, MONAI, ALONE = "medcl3d", "MONAI SlidingWindowInferer", "network alone, on as many windows"
@@ -74,7 +73,9 @@ def inference(bench: Bench) -> list[Table]:
             for title, programs in works.items():
                 if not torch.allclose(programs[OURS](), programs[MONAI](), atol=1e-4):
                     raise RuntimeError(f"{title}: the results of the two programs differ")
-                rows[title] += _rows(by(shape), bench.turns(f"{title}, {by(shape)}", programs))
+                seconds = bench.turns(f"{title}, {by(shape)}", programs)
+                ms = {name: 1000 * one for name, one in seconds.items()}
+                rows[title] += compared(ms, OURS, first=[by(shape)])
     conditions = (
         f"Windows of {by(PATCH)} voxels that overlap by half, Gaussian weights, {AT_ONCE} at once; float32, "
         f"processor time of one core, {turns_of(bench.scale.repeats)}."
@@ -102,29 +103,12 @@ def _finest(features: Features) -> Tensor:
 
 def mean_features(encoder: nn.Module, volume: Tensor) -> Tensor:
     """``Float32[C, D, H, W]``: the finest map over a volume, as `medcl3d.downstream.dense` computes it."""
-    windows = covering_windows(volume.shape[1:], PATCH, 0.5, (1, 1, 1))
-    mean: MeanMap | None = None
-    for start, found in features_of_windows(
-        encoder, volume, [0.0], windows, PATCH, AT_ONCE, torch.device("cpu"), None
-    ):
-        mean = mean or MeanMap(found.maps[0].shape[1], windows, PATCH, (1, 1, 1))
-        mean.add(start, found.maps[0][0])
-    assert mean is not None
+    windows = covering_windows(volume.shape[1:], PATCH, 0.5, WHOLE_VOXELS)
+    found = features_of_windows(encoder, volume, [0.0], windows, PATCH, AT_ONCE, torch.device("cpu"), None)
+    [mean] = mean_maps(found, lambda features: [(_finest(features), WHOLE_VOXELS)], windows, PATCH)
     before, shape = windows.before, volume.shape[1:]
     inside = tuple(slice(a, a + n) for a, n in zip(before, shape, strict=True))
     return mean.mean()[inside].movedim(-1, 0)
-
-
-def _rows(scan: str, seconds: dict[str, np.ndarray]) -> list[tuple[str, ...]]:
-    return [
-        (
-            scan,
-            program,
-            geometric(1000 * one),
-            "1" if program == OURS else geometric(one / seconds[OURS], ".2f"),
-        )
-        for program, one in seconds.items()
-    ]
 
 
 def _windows(inferer: Any, volume: Tensor) -> list[Tensor]:

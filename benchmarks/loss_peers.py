@@ -21,7 +21,7 @@ from benchmarks.losses import (
     ours,
     plain,
 )
-from benchmarks.measure import Bench, Table, geometric, one_core, turns_of
+from benchmarks.measure import Bench, Table, compared, one_core, turns_of
 from medcl3d.distributed.memory import keep_freed_memory
 
 METRIC_LEARNING = "pytorch-metric-learning NTXentLoss"
@@ -48,15 +48,8 @@ def loss_peers(bench: Bench) -> Table:
             works = {name: _forward_and_backward(loss, n, times) for name, loss in losses.items()}
             works[LEAST] = _least_work(n, times)
             seconds = bench.turns(f"{n} embeddings", works)
-        rows += [
-            (
-                str(n),
-                name,
-                geometric(1000 * one / times, ".2f"),
-                "1" if name == PLAIN else geometric(seconds[PLAIN] / one, ".2f"),
-            )
-            for name, one in seconds.items()
-        ]
+        ms = {name: 1000 * one / times for name, one in seconds.items()}
+        rows += compared(ms, PLAIN, ".2f", first=[str(n)], inverse=True)
     note = (
         f"Embeddings of {DIM} numbers in float32, forward and backward, processor time of one core, "
         f"{turns_of(bench.scale.repeats)}, in a process that keeps freed memory. The {PLAIN} is NT-Xent as a "

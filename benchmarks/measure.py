@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +26,8 @@ from medcl3d.store.store import Store
 
 PATCH = (32, 32, 32)
 FEWEST_TURNS = 3
-SCANS = Path(__file__).parents[2] / "shared" / "data" / "ixi40"
+ROOT = Path(__file__).parents[1]
+SCANS = ROOT.parent / "shared" / "data" / "ixi40"
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,41 @@ def geometric(values: np.ndarray, form: str = ".0f") -> str:
         f"{math.exp(interval.mean):{form}} ({math.exp(interval.low):{form}} to "
         f"{math.exp(interval.high):{form}})"
     )
+
+
+def compared(
+    values: Mapping[str, np.ndarray],
+    reference: str,
+    form: str = ".0f",
+    ratio_form: str = ".2f",
+    *,
+    first: Sequence[str] = (),
+    inverse: bool = False,
+) -> list[tuple[str, ...]]:
+    """Rows of a table: name, mean of the values ``[turns]``, and mean of their ratio to the reference.
+
+    first: cells before the name. inverse: the reference by the values, as for rates. The ratio of the
+    reference is "1".
+    """
+    rows = []
+    for name, one in values.items():
+        ratios = values[reference] / one if inverse else one / values[reference]
+        ratio = "1" if name == reference else geometric(ratios, ratio_form)
+        rows.append((*first, name, geometric(one, form), ratio))
+    return rows
+
+
+def run_child(command: Sequence[str]) -> str:
+    """The output of a command that runs on one core, in the folder of the repository.
+
+    RuntimeError if it fails.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles medcl3d's own files
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    return done.stdout
 
 
 def turns_of(repeats: int) -> str:

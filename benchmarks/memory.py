@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.measure import PATCH, Bench, Table, by, geometric
+from benchmarks.measure import PATCH, Bench, Table, by, compared, run_child
 from benchmarks.plain_loop import ENCODERS, PlainLoop
-from benchmarks.startup import child_environment
 from benchmarks.step import configuration
 from medcl3d.distributed.memory import peak_memory_mb
 
@@ -32,11 +29,7 @@ def memory(bench: Bench) -> Table:
             bench.say(f"memory: {name}, turn {turn + 1} of {bench.scale.starts}")
             peaks[OURS].append(_of_run(bench, encoder, samples, f"{number}_{turn}"))
             peaks[LEAST].append(_of_steps(encoder, samples))
-        least = np.array(peaks[LEAST])
-        rows += [
-            (name, process, geometric(one), "1" if process == LEAST else geometric(one / least, ".2f"))
-            for process, one in ((process, np.array(values)) for process, values in peaks.items())
-        ]
+        rows += compared({process: np.array(one) for process, one in peaks.items()}, LEAST, first=[name])
     note = (
         f"The whole process after {STEPS} steps of SimCLR with a residual network on two views of "
         f"{by(PATCH)} voxels per sample, without workers; {bench.scale.starts} turns. The second process "
@@ -55,7 +48,7 @@ def _of_run(bench: Bench, encoder: dict[str, Any], samples: int, name: str) -> f
     path = bench.folder / f"memory_{name}.yaml"
     path.write_text(json.dumps({**config, "out_dir": str(bench.folder / f"memory_{name}")}))  # JSON is YAML
     call = f"from benchmarks.memory import run; run({str(path)!r})"
-    return float(_run([sys.executable, "-c", call]).splitlines()[-1])
+    return float(run_child([sys.executable, "-c", call]).splitlines()[-1])
 
 
 def run(path: str) -> None:
@@ -73,7 +66,7 @@ def run(path: str) -> None:
 def _of_steps(encoder: dict[str, Any], samples: int) -> float:
     """MiB of a process that repeats a step on one batch."""
     call = f"from benchmarks.memory import steps; steps({samples}, {encoder!r})"
-    return float(_run([sys.executable, "-c", call]).splitlines()[-1])
+    return float(run_child([sys.executable, "-c", call]).splitlines()[-1])
 
 
 def steps(samples: int, encoder: dict[str, Any]) -> None:
@@ -82,11 +75,3 @@ def steps(samples: int, encoder: dict[str, Any]) -> None:
     for _ in range(STEPS):
         loop.step(batch)
     print(peak_memory_mb(torch.device("cpu")))
-
-
-def _run(command: list[str]) -> str:
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), cwd=root)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-    return done.stdout

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Bench, Table, by, geometric, one_core, turns_of
+from benchmarks.measure import Bench, Table, by, compared, one_core, turns_of
 from benchmarks.peers import batchgenerators_transform, monai_transforms
 from benchmarks.views import CROPS_PER_VOLUME, one_thread_in_simpleitk, torchio_epochs, write_volumes
 from medcl3d.config.field_types import Choice
@@ -139,15 +139,8 @@ def cached_pages(path: Path) -> float:
 
 
 def _rows(seconds: dict[str, np.ndarray], size: Sequence[int], crops: int) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [
-        (
-            by(size),
-            name,
-            geometric(crops / one),
-            "1" if name == OURS else geometric(one / seconds[OURS], ".2f"),
-        )
-        for name, one in seconds.items()
-    ]
+    rates = {name: crops / one for name, one in seconds.items()}
+    rows = compared(rates, OURS, first=[by(size)], inverse=True)
     if find_spec("batchgeneratorsv2") is None:
         reason = "not installed: pip install --no-deps batchgeneratorsv2"
         rows.append((by(size), BATCHGENERATORS, "-", reason))

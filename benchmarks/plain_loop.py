@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core
+from benchmarks.measure import PATCH, Bench, Table, by, compared, one_core
 from benchmarks.peers import monai_transforms
 from benchmarks.views import write_volumes
 from medcl3d.config.field_types import Choice
@@ -71,9 +71,7 @@ def plain_loop(bench: Bench) -> Table:
         bench.say(f"plain loop: {name}, {bench.scale.steps} steps of both programs")
         with one_core():
             seconds = _steps(bench, encoder, samples)
-        for program, one in seconds.items():
-            ratio = "1" if program == OURS else geometric(one / seconds[OURS], ".2f")
-            rows.append((name, program, geometric(1000 * one), ratio))
+        rows += compared({program: 1000 * one for program, one in seconds.items()}, OURS, first=[name])
     note = (
         f"SimCLR with a residual network (`resnet3d`) on two views of {by(PATCH)} voxels per sample: "
         f"reading, views, network, loss, clipping and AdamW; processor time of one core, "

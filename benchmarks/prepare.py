@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import Bench, Table, geometric, one_core, turns_of
+from benchmarks.measure import Bench, Table, compared, one_core, turns_of
 from benchmarks.views import one_thread_in_simpleitk
 
 OURS, UNCHANGED = "medcl3d prepare", "medcl3d prepare, intensity: none"
@@ -33,15 +33,8 @@ def prepare(bench: Bench) -> Table:
     for name, spacing in SPACINGS.items():
         with one_core(), one_thread_in_simpleitk():
             seconds = bench.turns(f"prepare, voxels of {name}", _works(bench.folder, raw, images, spacing))
-        rows += [
-            (
-                name,
-                program,
-                geometric(1000 * one / len(images), ".1f"),
-                "1" if program == OURS else geometric(one / seconds[OURS], ".2f"),
-            )
-            for program, one in seconds.items()
-        ]
+        ms = {program: 1000 * one / len(images) for program, one in seconds.items()}
+        rows += compared(ms, OURS, ".1f", first=[name])
     note = (
         f"{len(images)} scans of {bench.scale.scans.name}, read from compressed NIfTI, with axes in RAS, "
         "voxels of the size of the scan or of 3 mm, normalised to mean 0 and deviation 1, and written as "

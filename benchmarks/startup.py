@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure import PATCH, Bench, Table, geometric
+from benchmarks.measure import PATCH, Bench, Table, geometric, run_child
 
 TITLE = "The first step of a command"
 COLUMNS = ("program", "processor seconds", "speed-up of medcl3d")
@@ -32,17 +29,16 @@ def startup(bench: Bench) -> Table:
     }
     path = bench.folder / "startup.yaml"
     path.write_text(json.dumps(config))  # JSON is YAML
-    root = str(Path(__file__).parents[1])
     ours: list[float] = []
     peer: list[float] = []
     alone: list[float] = []
     for turn in range(bench.scale.starts + 1):
         bench.say(f"startup: {f'turn {turn}' if turn else 'warm-up'} of {bench.scale.starts}")
         out = bench.folder / f"startup_{turn}"
-        command = [sys.executable, f"{root}/tools/pretrain.py", str(path), f"out_dir={out}"]
+        command = [sys.executable, "tools/pretrain.py", str(path), f"out_dir={out}"]
         ours.append(_seconds(command))
-        code = f"import sys; sys.path.insert(0, {root!r}); from benchmarks.plain_loop import first_step; "
-        peer.append(_seconds([sys.executable, "-c", f"{code}first_step()"]))
+        code = "from benchmarks.plain_loop import first_step; first_step()"
+        peer.append(_seconds([sys.executable, "-c", code]))
         alone.append(_seconds([sys.executable, "-c", OPTIMISER]))
     times, others = np.array(ours[1:]), np.array(peer[1:])  # the first turn fills the system's cache
     rows = (
@@ -63,15 +59,6 @@ def startup(bench: Bench) -> Table:
 def _seconds(command: list[str]) -> float:
     """Processor time of a command and its children."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment())
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+    run_child(command)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def child_environment() -> dict[str, str]:
-    """The environment of a process on one core."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles medcl3d's own files
-    return environment

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import PATCH, Bench, Table, by, geometric, one_core, turns_of
+from benchmarks.measure import PATCH, Bench, Table, by, compared, one_core, turns_of
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs import PAIRS
 from medcl3d.sampling.augment import make_views
@@ -40,14 +40,8 @@ def views(bench: Bench) -> Table:
     with one_core(), one_thread_in_simpleitk():
         seconds = bench.turns("views", works)
     crops = num_batches * CROPS_PER_BATCH
-    rows = tuple(
-        (
-            name,
-            geometric(crops / one),
-            "1" if name == "medcl3d" else geometric(one / seconds["medcl3d"], ".1f"),
-        )
-        for name, one in seconds.items()
-    )
+    rates = {name: crops / one for name, one in seconds.items()}
+    rows = tuple(compared(rates, "medcl3d", ratio_form=".1f", inverse=True))
     volume = by(dataset.scans.collection.shapes[0])
     note = (
         f"Crops of {by(PATCH)} voxels from volumes of {volume}, processor time of one core, "

@@ -17,7 +17,7 @@ from medcl3d.core.geometry import Triple
 from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.trained_scan import other_spacing, prepared
-from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, Windows, covering_windows, features_of_windows
+from medcl3d.downstream.windows import WHOLE_VOXELS, Windows, covering_windows, features_of_windows, mean_maps
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
 
@@ -114,14 +114,15 @@ def _dense(
         raise ConfigError("layer", layer, f"the encoder has maps 0 to {len(encoder.strides) - 1}")
     stride = WHOLE_VOXELS if decoded else encoder.strides[layer]
     windows = covering_windows(ready.stored.shape[1:], encoder.patch_size, extraction.overlap, stride)
-    mean: MeanMap | None = None
+
+    def chosen(features: Features) -> list[tuple[Tensor, Triple]]:
+        values = features.decoded if decoded else features.maps[layer]
+        assert values is not None
+        return [(values, stride)]
+
     network = encoder.network if decoded else encoder.network.encoder
-    for start, features in _windowed(encoder, ready, windows, extraction, dtype, network):
-        found = features.decoded if decoded else features.maps[layer]
-        assert found is not None
-        mean = mean or MeanMap(found.shape[1], windows, encoder.patch_size, stride)
-        mean.add(start, found[0])
-    assert mean is not None
+    found = _windowed(encoder, ready, windows, extraction, dtype, network)
+    [mean] = mean_maps(found, chosen, windows, encoder.patch_size)
     # A voxel of the map is centred on the voxels of the padded volume that it covers.
     to_prepared = np.diag([*map(float, stride), 1.0])
     to_prepared[:3, 3] = (np.array(stride) - 1) / 2 - np.array(windows.before)

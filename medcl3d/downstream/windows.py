@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -68,6 +68,22 @@ class MeanMap:
     def mean(self) -> Tensor:
         """``Float32[D, H, W, C]``: the mean."""
         return self.total / self.weight
+
+
+def mean_maps(
+    found: Iterable[tuple[Triple, Features]],
+    maps: Callable[[Features], Sequence[tuple[Tensor, Triple]]],
+    windows: Windows,
+    patch: Triple,
+) -> list[MeanMap]:
+    """The means over all windows of the maps ``[1, C, d, h, w]`` that `maps` returns with their strides."""
+    means: list[MeanMap] = []
+    for start, features in found:
+        chosen = maps(features)
+        means = means or [MeanMap(values.shape[1], windows, patch, stride) for values, stride in chosen]
+        for mean, (values, _) in zip(means, chosen, strict=True):
+            mean.add(start, values[0])
+    return means
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from medcl3d.config.field_types import STRICT, PositiveInt
 from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.windows import WHOLE_VOXELS, MeanMap, covering_windows, features_of_windows
+from medcl3d.downstream.windows import WHOLE_VOXELS, covering_windows, features_of_windows, mean_maps
 from medcl3d.encoders.network import Network
 from medcl3d.store.store import Store
 
@@ -201,12 +201,7 @@ class DenseEncoder:
             self.device,
             self.dtype,
         )
-        means: list[MeanMap] = []
-        for start, features in found:
-            maps = self._maps(features)
-            means = means or [MeanMap(one.shape[1], windows, size, stride) for one, stride in maps]
-            for mean, (values, _) in zip(means, maps, strict=True):
-                mean.add(start, values[0])
+        means = mean_maps(found, self._maps, windows, size)
         result = tuple(FeatureMap(one.mean(), one.stride, one.before) for one in means)
         if not all(bool(one.values.isfinite().all()) for one in result):
             raise DataError(
