@@ -77,18 +77,10 @@ def finding_metrics(
 
         return one
 
-    def macro(measures: Sequence[Measure]) -> Measure:
-        def mean(p: np.ndarray, t: np.ndarray) -> float:
-            found = np.array([measure(p, t) for measure in measures])
-            return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
-
-        return mean
-
-    measures: dict[str, Measure] = {}
-    for name, measure in MEASURES.items():
-        single = [of_finding(measure, k) for k in range(len(names))]
-        measures |= {
-            name: macro(single),
-            **{f"{name}/{finding}": one for finding, one in zip(names, single, strict=True)},
-        }
-    return over_drawn_patients(measures, probabilities, truth, patients, seed)
+    measures = {
+        f"{name}/{finding}": of_finding(measure, k)
+        for name, measure in MEASURES.items()
+        for k, finding in enumerate(names)
+    }
+    macro = {name: [f"{name}/{finding}" for finding in names] for name in MEASURES}
+    return over_drawn_patients(measures, probabilities, truth, patients, seed, macro)

@@ -19,8 +19,11 @@ def over_drawn_patients(
     targets: np.ndarray,
     patients: Sequence[str],
     seed: int,
+    means: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Interval]:
     """Each measure of ``predictions [N, ...]`` and ``targets [N]`` with its 95% interval over patients.
+
+    means  name -> the measures whose mean it is, of those that are defined in a resample
 
     Percentile bootstrap: patients are drawn with replacement, each with all its items. Resamples in which a
     measure is undefined (one class only) are dropped. With one patient, the limits are NaN. A measure that is
@@ -33,13 +36,26 @@ def over_drawn_patients(
         np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])
         for _ in range(RESAMPLES if len(rows) > 1 else 0)
     ]
+    samples = [np.arange(len(owner)), *draws]
+    values = {
+        name: np.array([measure(predictions[sample], targets[sample]) for sample in samples])
+        for name, measure in measures.items()
+    }
+    values = {name: _mean([values[part] for part in parts]) for name, parts in (means or {}).items()} | values
     found: dict[str, Interval] = {}
-    for name, measure in measures.items():
-        value = measure(predictions, targets)
+    for name, (value, *resampled) in values.items():
         if np.isnan(value):
             continue
-        drawn = np.array([measure(predictions[draw], targets[draw]) for draw in draws])
+        drawn = np.array(resampled)
         drawn = drawn[~np.isnan(drawn)]
         low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (float("nan"), float("nan"))
-        found[name] = Interval(value, float(low), float(high), len(names))
+        found[name] = Interval(float(value), float(low), float(high), len(names))
     return found
+
+
+def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the values that are defined, for each sample ``[R]``; NaN if none is."""
+    every = np.stack(values)
+    known = ~np.isnan(every)
+    total, number = np.where(known, every, 0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
