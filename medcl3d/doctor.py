@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from medcl3d.config.loading import load
@@ -25,6 +24,7 @@ from medcl3d.distributed.memory import available_bytes
 from medcl3d.distributed.precision import autocast, autocast_dtype
 from medcl3d.io.disk_space import format_size, free_bytes
 from medcl3d.io.shared_memory import REMEDY, free_shared_bytes
+from medcl3d.io.yaml_file import read_yaml
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.pretraining.summary import binary_size, estimated_bytes, summary
@@ -224,7 +224,7 @@ def of_profile(run: Path, cores: float) -> Iterator[Finding]:
     times = ", ".join(f"{name} {parts[name]:.1f} ms ({parts[name] / total:.0%})" for name in PARTS)
     inside = ", ".join(f"{name} {parts[name] / total:.0%}" for name in INSIDE if name in parts)
     yield Finding("step", f"{total:.1f} ms: {times}{f'; of forward: {inside}' if inside else ''}")
-    for line in advice(parts, yaml.safe_load((run / "config.yaml").read_text()), cores):
+    for line in advice(parts, read_yaml(run / "config.yaml"), cores):
         yield Finding("step", "", line)
 
 

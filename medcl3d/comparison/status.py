@@ -21,6 +21,7 @@ from medcl3d.comparison.run.timing import metric_rows
 from medcl3d.core.errors import DataError
 from medcl3d.io.json_file import read_record
 from medcl3d.io.progress import duration
+from medcl3d.io.yaml_file import read_yaml
 
 STATES = ("running", "failed", "killed", "stopped", "not started", "damaged", "done")
 MOST_DONE = 10
@@ -102,7 +103,7 @@ def _run_folders(folder: Path) -> list[Path]:
 def _train_fields(file: Path) -> dict[str, Any]:
     """`train` of a configuration; {} if the run does not train. DataError if the file is damaged."""
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        config = read_yaml(file) if file.is_file() else {}
         return dict(config.get("train") or {})
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         raise DataError(file, "is damaged", "delete its folder to run it again") from None

@@ -7,6 +7,7 @@ nearest known one, and a component's fields are validated against its own schema
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def load(
     path = Path(path)
     text = _read(path)
     try:
-        tree = Tree(text)
+        tree = copy.deepcopy(_parsed(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else f"{path}:1"
@@ -56,6 +57,12 @@ def load(
         remedy = "it must hold keys, as in `seed: 0`. See configs/ for complete files"
         raise ConfigError(problem=f"the file is {what}", remedy=remedy, place=f"{path}:1")
     return _overridden(tree, overrides, model, str(path))
+
+
+@functools.lru_cache(maxsize=32)
+def _parsed(text: str) -> Tree:
+    """The tree of a text: a comparison loads the same file for each arm and replicate."""
+    return Tree(text)
 
 
 def _overridden(tree: Tree, overrides: Sequence[str] | Mapping[str, Any], model: type[T], name: str) -> T:

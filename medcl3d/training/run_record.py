@@ -19,6 +19,7 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.distributed.environment import checkout, device_name
 from medcl3d.io.atomic import write_text
 from medcl3d.io.json_file import read_record
+from medcl3d.io.yaml_file import read_yaml
 from medcl3d.store.fingerprints import changed
 
 # Fields that do not affect training or its order: a run may resume with other values.
@@ -73,7 +74,7 @@ def _extensions(
 ) -> list[Difference]:
     """The changes of a configuration that continue a finished run; ConfigError for any other change."""
     try:
-        old = with_defaults(yaml.safe_load(file.read_text(encoding="utf-8")), model, file)
+        old = with_defaults(read_yaml(file), model, file)
     except (OSError, ValueError, yaml.YAMLError) as error:
         remedy = "delete its folder to run it again"
         raise DataError(file, f"is damaged ({' '.join(str(error).split())})", remedy) from None

@@ -19,6 +19,7 @@ from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT
 from medcl3d.io.atomic import open_atomic, write_text
+from medcl3d.io.yaml_file import read_yaml
 from medcl3d.pretraining.embedding_export import SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
@@ -111,7 +112,7 @@ def _set_paths(file: Path, run: Run, config: CompareConfig) -> None:
     """Replace the paths of the comparison that wrote a run by those of this one, if they are the same below
     `out_dir`.
     """
-    written = yaml.safe_load(file.read_text("utf-8"))
+    written = read_yaml(file)
     planned = {"out_dir": run.folder} if run.needs is None else {"out_dir": run.folder, "init": run.needs}
     for name, path in planned.items():
         inside = path.relative_to(config.out_dir).parts

@@ -14,6 +14,7 @@ from medcl3d.comparison.run.launch import INPUTS, encoder_hash
 from medcl3d.config.plain import Difference, listed
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.io.json_file import read_record
+from medcl3d.io.yaml_file import read_yaml
 from medcl3d.training.run_record import is_extension, other_fields, with_defaults
 
 FORMER = "_of_"
@@ -50,7 +51,7 @@ def _is_shorter(run: Run, config_file: Path) -> bool:
     ConfigError if it holds another run; moved runs may differ in paths only.
     """
     try:
-        found = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        found = read_yaml(config_file)
     except (OSError, ValueError, yaml.YAMLError) as error:
         problem = f"is damaged ({' '.join(str(error).split())})"
         raise DataError(config_file, problem, "delete its folder to run it again") from None
