@@ -20,7 +20,7 @@ from benchmarks.loss_peers import loss_peers
 from benchmarks.losses import losses
 from benchmarks.measure import Bench, Scale, Table
 from benchmarks.memory import memory
-from benchmarks.page import as_rich, describe_environment, update
+from benchmarks.page import as_rich, describe_environment, update, update_goals
 from benchmarks.pairs import pairs
 from benchmarks.pipeline import pipeline
 from benchmarks.plain_loop import plain_loop
@@ -93,5 +93,7 @@ def benchmark(names: Sequence[str] = (), out: Path | None = None, scale: Scale |
             if out is not None and finished is not None:
                 for path in (out, out.with_suffix(".json")):
                     update(path, new, environment)
+                if out.suffix == ".md":
+                    update_goals(out)
                 finished.add(name)
     return tables

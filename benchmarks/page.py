@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.goals import TITLE as GOALS
+from benchmarks.goals import goals_of
 from benchmarks.measure import Table
 from medcl3d.io.atomic import write_text
 
@@ -29,11 +31,19 @@ def update(path: Path, tables: Sequence[Table], environment: str) -> None:
     if path.suffix == ".md":
         old = {part.split("\n")[0]: part.rstrip() for part in existing.split(SECTION)[1:]}
         new = {table.title: _section(table, environment) for table in tables}
-        write_text(path, HEAD + "\n" + "".join(f"{SECTION}{part}\n" for part in (old | new).values()))
+        sections = old | new
+        first = [sections.pop(GOALS)] if GOALS in sections else []
+        parts = "".join(f"{SECTION}{part}\n" for part in (*first, *sections.values()))
+        write_text(path, HEAD + "\n" + parts)
     else:
         found = {table["title"]: table for table in json.loads(existing)["tables"]} if existing else {}
         found |= {table.title: {**asdict(table), "machine": environment} for table in tables}
         write_text(path, json.dumps({"tables": list(found.values())}, indent=2) + "\n")
+
+
+def update_goals(page: Path) -> None:
+    """Write the section of goals from the file of numbers beside the page."""
+    update(page, [goals_of(page.with_suffix(".json"))], "that of each section")
 
 
 def _section(table: Table, environment: str) -> str:

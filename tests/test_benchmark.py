@@ -12,6 +12,7 @@ from benchmarks.check import slower
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import STAGES, collection
 from benchmarks.finished import Finished
+from benchmarks.goals import Goal, goals, goals_of
 from benchmarks.inference import inference
 from benchmarks.loss_peers import LEAST, loss_peers
 from benchmarks.losses import LIGHTLY, OURS, PLAIN, losses
@@ -339,3 +340,32 @@ def test_a_wrong_name_or_file_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         benchmark(names, out)
+
+
+def test_goals_are_compared_with_the_committed_figures() -> None:
+    """The page has one line per goal, and the section of goals is that of the file of numbers."""
+    page = Path(__file__).parents[1] / "docs" / "results" / "performance.md"
+    table = goals_of(page.with_suffix(".json"))
+    assert len(table.rows) == len(list(goals())) > 30
+    text = page.read_text().split("\n## ")[1]
+    assert text.startswith(table.title) and all(f"| {' | '.join(row)} |" in text for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("cell", "most", "result"),
+    [
+        ("2.1 (1.9 to 2.3)", False, "met"),
+        ("1.9 (1.7 to 2.1)", False, "not distinguishable"),
+        ("1.7 (1.5 to 1.9)", False, "missed"),
+        ("2.1 (1.9 to 2.3)", True, "not distinguishable"),
+        ("2.3 (2.1 to 2.5)", True, "missed"),
+        ("1.9 (1.7 to 2.1)", True, "met"),
+    ],
+)
+def test_a_goal_is_met_missed_or_not_distinguishable(cell: str, most: bool, result: str) -> None:
+    goal = Goal("work", "figure", "table", ("a", "b"), 2, most, ((("a", "least"), "least")))
+    line = goal.line([("a", "least", "0.5 (0.4 to 0.6)"), ("a", "b", cell)])
+    assert line is not None and line[4] == result
+    assert line[5] == f"{float(cell.split()[0]) / 0.5:.2g}: least"
+    assert goal.line([("a", "other", cell)]) is None
+    assert goal.line([("a", "b", "not installed")]) is None
