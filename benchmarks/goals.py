@@ -112,13 +112,13 @@ def goals() -> Iterator[Goal]:
             limit=((number, PRODUCTS), PRODUCTS),
             relative=False,
         )
-    for encoder, least in zip(ENCODERS, (1.3, 3), strict=True):
+    for encoder, ratio in zip(ENCODERS, (1.3, 3), strict=True):
         step = Goal(
             f"step, {encoder}",
             "speed-up over a plain loop",
             STEPS,
             (encoder, PLAIN),
-            least,
+            ratio,
             limit=((encoder, ALONE), "network, loss and optimiser alone"),
         )
         yield step

@@ -46,9 +46,8 @@ from medcl3d.comparison.plan.preregistration import (
     MARGIN_CHANGED,
     PreregistrationCheck,
     check_preregistration,
-    file_beside,
+    declarations_of,
     preregister,
-    preregistrations,
 )
 from medcl3d.comparison.plan.runs import Run, plan, refuse_fields_of_runs
 from medcl3d.comparison.plan_summary import plan_summary
@@ -114,7 +113,10 @@ def compare(
     if from_runs:
         require_writable(config.report_dir, "out_dir")
         unpacked = config.out_dir / UNPACKED
-        roots = [unpack(root, unpacked / root.name) if is_archive(root) else root for root in from_runs]
+        roots = [
+            unpack(root, unpacked / f"{number}_{root.name}") if is_archive(root) else root
+            for number, root in enumerate(from_runs)
+        ]
         return report(moved(runs, config, roots))
     if restore_from is not None and not check:
         with exclusive_start(config.out_dir):
@@ -201,7 +203,7 @@ def _report(
     check_confirmation(runs, config, str(config_path))
     table, missing = gather(runs, config), incomplete_runs(runs, config)
     repeated = {run.seed for run in runs if run.measures and measured_before(run)}
-    declarations = preregistrations(file_beside(runs, config))
+    declarations = declarations_of(runs, config)
     declared = check_preregistration(config, declarations, list(table.columns), repeated)
     compared = compared_arms(table, config, {*automatic, *failed_arms(missing, config)})
     used = runs_of(runs, compared)

@@ -258,9 +258,11 @@ def measure(parts: FrozenEvaluation, device: torch.device) -> tuple[Evaluation, 
         found, sides, few = _measure_task(parts, parts.task, config.task.name, features)
     if config.retrieval is not None:
         train, test = _scans_of_sides(config, store, split)
-        say(f"retrieval among {len(test)} test scans")
-        known, tested = (features(config.retrieval.examples(store, side, size)) for side in (train, test))
         table = store.collection.table.iloc[test]
+        count = int(config.retrieval.known(table).sum())
+        unknown = f"; {len(test) - count} without a value of same or differ are left out"
+        say(f"retrieval among {count} test scans{unknown if count < len(test) else ''}")
+        known, tested = (features(config.retrieval.examples(store, side, size)) for side in (train, test))
         found.append(("retrieval", config.retrieval.measure(known, tested, table, config.seed)))
     if config.landmarks is not None:
         scans = _scans_of_sides(config, store, split)

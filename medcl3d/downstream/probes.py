@@ -195,10 +195,11 @@ class Retrieval:
     differ  column in which a query and its gallery must differ, for example modality (default: none)
 
     Scans are compared by the cosine of their features, standardised on training scans. A scan is a query only
-    if its gallery contains another scan of its group. Each measure is reported with its value for a random
-    order. The mean of average precisions is mAP. Ties are averaged over all orders (McSherry and Najork
-    2008), so that constant features measure chance. Crops are compared in the same way, as rows of a table
-    with the columns scan, patient and class.
+    if its gallery contains another scan of its group. Scans without a value of `same` or `differ` are neither
+    queries nor in a gallery. Each measure is reported with its value for a random order. The mean of average
+    precisions is mAP. Ties are averaged over all orders (McSherry and Najork 2008), so that constant features
+    measure chance. Crops are compared in the same way, as rows of a table with the columns scan, patient and
+    class.
     """
 
     same: str = "patient"
@@ -212,6 +213,13 @@ class Retrieval:
                 remedy = f"it has {', '.join(map(str, table.columns))}"
                 raise DataError("retrieval", problem, remedy, field="retrieval")
 
+    def known(self, table: pd.DataFrame) -> np.ndarray:
+        """``Bool[N]``: whether a row has a value of `same` and of `differ`."""
+        columns = [table[name] for name in (self.same, self.differ) if name is not None]
+        missing = [column.isna() | (column.astype(str).str.strip() == "") for column in columns]
+        known: np.ndarray = ~np.any(missing, axis=0)
+        return known
+
     def queries(self, table: pd.DataFrame) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Queries as (row, rows of the gallery, whether each of them matches).
 
@@ -219,17 +227,19 @@ class Retrieval:
         missing or there is no query.
         """
         self.check_columns(table)
-        group = table[self.same].astype(str).to_numpy()
-        kind = np.arange(len(table)) if self.differ is None else table[self.differ].astype(str).to_numpy()
+        known = self.known(table)
+        group, kind = (table[name].astype(str).to_numpy() for name in (self.same, self.differ or self.same))
         found = []
-        for query in range(len(table)):
-            gallery = np.flatnonzero(kind != kind[query])
+        for query in np.flatnonzero(known).tolist():
+            other = known & ((kind != kind[query]) | (self.differ is None))
+            other[query] = False
+            gallery = np.flatnonzero(other)
             matches = group[gallery] == group[query]
             if matches.any() and not matches.all():
                 found.append((query, gallery, matches))
         if not found:
-            other = f" with another {self.differ}" if self.differ else ""
-            problem = f"no test scan has another{other} of the same {self.same}"
+            another = f" with another {self.differ}" if self.differ else ""
+            problem = f"no test scan has another{another} of the same {self.same}"
             remedy = "set other columns, or use more test patients"
             raise DataError("retrieval", problem, remedy, field="retrieval")
         return found

@@ -18,6 +18,7 @@ from medcl3d.downstream.predict.scan_grid import outside
 from medcl3d.downstream.pretrained_encoder import PretrainedEncoder
 from medcl3d.downstream.trained_scan import other_spacing, prepared
 from medcl3d.downstream.windows import WHOLE_VOXELS, Windows, covering_windows, features_of_windows, mean_maps
+from medcl3d.encoders import centre_of
 from medcl3d.preprocessing.ready_scan import ReadyScan
 
 
@@ -123,9 +124,8 @@ def _dense(
     network = encoder.network if decoded else encoder.network.encoder
     found = _windowed(encoder, ready, windows, extraction, dtype, network)
     [mean] = mean_maps(found, chosen, windows, encoder.patch_size)
-    # A voxel of the map is centred on the voxels of the padded volume that it covers.
     to_prepared = np.diag([*map(float, stride), 1.0])
-    to_prepared[:3, 3] = (np.array(stride) - 1) / 2 - np.array(windows.before)
+    to_prepared[:3, 3] = np.array(centre_of(encoder.network.encoder, stride)) - np.array(windows.before)
     return torch.from_numpy(_on_own_grid(mean.mean().movedim(-1, 0).numpy(), ready, to_prepared))
 
 

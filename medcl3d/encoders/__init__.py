@@ -30,7 +30,7 @@ class Encoder(Protocol):
     channels      of each map, finest first
     strides       of each map along each axis, cumulative, finest first
 
-    Some encoders have further members: those of `HasLayers` and `DropsTokens`.
+    Some encoders have further members: those of `HasLayers`, `DropsTokens` and `EmbedsPatches`.
     """
 
     num_features: int
@@ -54,6 +54,24 @@ class DropsTokens(Protocol):
     """An encoder that can drop the tokens of masked blocks: ``forward(x, visible)``."""
 
     drops_tokens: bool
+
+
+@runtime_checkable
+class EmbedsPatches(Protocol):
+    """An encoder each of whose voxels of a map describes the block of voxels that it covers.
+
+    Strided convolutions with padding are centred on the first voxel of the block instead.
+    """
+
+    embeds_patches: bool
+
+
+def centre_of(encoder: nn.Module, stride: Triple) -> tuple[float, float, float]:
+    """Where in a crop, in voxels, the first voxel of a map with this stride is centred."""
+    if isinstance(encoder, EmbedsPatches) and encoder.embeds_patches:
+        x, y, z = stride
+        return (x - 1) / 2, (y - 1) / 2, (z - 1) / 2
+    return 0.0, 0.0, 0.0
 
 
 def drops_tokens(encoder: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from monai.networks.nets.swin_unetr import SwinTransformer
@@ -39,6 +39,8 @@ class Swin3d(nn.Module):
     Source: Liu et al. 2021, Swin Transformer; Hatamizadeh et al. 2022, Swin UNETR; He et al. 2023,
     SwinUNETR-V2.
     """
+
+    embeds_patches: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ class ViT3d(nn.Module):
     """
 
     drops_tokens: ClassVar[bool] = True
+    embeds_patches: ClassVar[bool] = True
 
     def __init__(
         self,

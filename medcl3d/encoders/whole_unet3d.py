@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, cat, nn
@@ -29,6 +30,8 @@ class WholeUNet3d(nn.Module):
     names are those of anatomix.
     Source: Dey et al. 2025, Learning General-Purpose Biomedical Volume Representations, arXiv:2411.02372.
     """
+
+    embeds_patches: ClassVar[bool] = True  # the poolings do
 
     def __init__(
         self,

@@ -157,6 +157,31 @@ def test_retrieval_does_not_depend_on_the_order_of_a_table() -> None:
         assert by_scan[case["scan"]] == pytest.approx(case, abs=1e-12)
 
 
+@pytest.mark.parametrize("missing", [None, np.nan, "", " "])
+@pytest.mark.parametrize("differ", [None, "field"])
+def test_retrieval_leaves_scans_without_a_value_out(missing: object, differ: str | None) -> None:
+    """They are not found by themselves, nor are they a group of their own."""
+    table = pd.DataFrame(
+        {
+            "scan": ["a1", "a2", "b1", "b2", "c1", "c2"],
+            "patient": [
+                "a",
+                "a",
+                "b",
+                "b",
+                missing if differ is None else "c",
+                missing if differ is None else "c",
+            ],
+            "field": ["1", "3", "1", "3", missing if differ else "1", missing if differ else "3"],
+        }
+    )
+    queries = Retrieval(same="patient", differ=differ).queries(table)
+    assert [query for query, _, _ in queries] == [0, 1, 2, 3]
+    for query, gallery, matches in queries:
+        assert query not in gallery and not {4, 5} & set(gallery.tolist())
+        assert gallery[matches].tolist() == [query ^ 1]
+
+
 def test_non_finite_features_are_refused() -> None:
     test = np.ones((6, 2))
     test[4, 1] = np.nan

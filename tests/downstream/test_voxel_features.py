@@ -70,7 +70,7 @@ def slow_reference(
         row = []
         for k, stride in enumerate(strides):
             size = np.array(list(total[k])).max(0)
-            at = np.clip((voxel + np.array(before) - (stride - 1) / 2) / stride, 0, size)
+            at = np.clip((voxel + np.array(before)) / stride, 0, size)  # convolutions
             low = np.floor(at).astype(int)
             value = np.zeros_like(next(iter(total[k].values())))
             for corner in product((0, 1), repeat=3):
@@ -100,6 +100,7 @@ class Coordinates(nn.Module):
     channels = (3, 3)
     strides: tuple[Triple, ...] = ((2, 2, 1), (4, 4, 2))
     num_features = 3
+    embeds_patches = True
 
     def forward(self, x: Tensor) -> Features:
         maps = tuple(F.avg_pool3d(x, stride, stride) for stride in self.strides)
@@ -130,7 +131,7 @@ def test_features_that_are_coordinates_are_exact_inside_the_scan(shape: Triple) 
 
 
 def test_beyond_the_outermost_voxels_a_map_is_constant() -> None:
-    one = FeatureMap(torch.arange(4.0).reshape(4, 1, 1, 1), (2, 1, 1), (0, 0, 0))
+    one = FeatureMap(torch.arange(4.0).reshape(4, 1, 1, 1), (2, 1, 1), (0, 0, 0), (0.5, 0, 0))
     positions = np.array([[-3, 0, 0], [0, 0, 0], [0.5, 0, 0], [1.5, 0, 0], [6.5, 0, 0], [9, 0, 0]])
     assert one.at(positions)[:, 0].tolist() == [0, 0, 0, 0.5, 3, 3]
 

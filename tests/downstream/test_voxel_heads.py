@@ -83,6 +83,19 @@ def test_macro_dice_is_that_of_weighted_voxels() -> None:
     assert macro_dice(voxels, predicted, 4) == pytest.approx((2 * 2 / (5 + 3) + 0) / 2)
 
 
+def test_the_penalty_is_the_middle_one_if_a_fold_has_no_structure() -> None:
+    rng = np.random.default_rng(0)
+    features = torch.from_numpy(rng.normal(size=(600, 3)).astype(np.float32))
+    classes = (features[:, 0] > 0).long()
+
+    def weight(folds: np.ndarray, *strengths: float) -> torch.Tensor:
+        return fit_linear(LabelledVoxels(features, classes, torch.ones(600), folds), 2, strengths).weight
+
+    strengths, both = (1e-4, 1e-2, 10.0), np.arange(600) % 2
+    assert torch.equal(weight(classes.numpy(), *strengths), weight(both, 1e-4, 1e-2, 1e-2))
+    assert torch.equal(weight(both, *strengths), weight(both, *strengths, 10.0))
+
+
 def test_dice_of_voxels_counts_missed_and_omits_absent_structures() -> None:
     found = dice_of_voxels(np.array([1, 1, 0, 0, 3]), np.array([1, 0, 1, 2, 0]), 5)
     assert found[:3].tolist() == [0.5, 0, 0] and np.isnan(found[3])

@@ -19,7 +19,7 @@ from medcl3d.comparison.analysis.case_values import by_patient
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
-from medcl3d.downstream.dense.context import DenseContext, measure_dense
+from medcl3d.downstream.dense.context import DenseContext, DenseProbe, FittedProbe, measure_dense
 from medcl3d.downstream.dense.controls import intensity_of, place_mm, place_of
 from medcl3d.downstream.dense.label_propagation import LabelPropagation
 from medcl3d.downstream.dense.voxel_features import DenseEncoder
@@ -100,11 +100,59 @@ def test_features_that_are_the_labels_are_segmented_without_error(ball_store: St
     assert {f"{name}/dice" for name in ("place", "intensity", "intensity_place/knn")} < set(found)
 
 
+def test_the_first_head_is_also_measured_on_the_voxels_of_the_controls(ball_store: Store) -> None:
+    found = metrics(VoxelProbe(**SMALL), context(ball_store, of_place))  # type: ignore[arg-type]
+    assert found["grid/dice"] == pytest.approx(found["place/dice"], abs=0.1)
+    alone = metrics(VoxelProbe(**SMALL, controls=False), context(ball_store, of_place))  # type: ignore[arg-type]
+    assert alone["grid/dice"] == found["grid/dice"]
+
+
+def test_scans_of_a_patient_are_in_one_fold(ball_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the penalty would be chosen on patients that a head was fitted on."""
+    given = context(ball_store)
+    scans = given.training()[:4]
+    owner = dict(zip(scans, ["a", "a", "b", "b"], strict=True))
+    monkeypatch.setattr(DenseContext, "ids", lambda _, scan: {"scan": str(scan), "patient": owner[scan]})
+    probe = VoxelProbe(**SMALL, controls=False)  # type: ignore[arg-type]
+    structures = Structures.largest(ball_store, scans, 5)
+    known = [probe._known(given, structures, scan) for scan in scans]
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "medcl3d.downstream.dense.voxel_probe.fit_linear", lambda voxels, *_: seen.append(voxels.folds)
+    )
+    probe._fitted(2, known, structures, 0)
+    probe._fitted(1, known[:2], structures, 0)
+    sizes = [len(one.sample.classes) for one in known]
+    assert seen[0].tolist() == [0] * (sizes[0] + sizes[1]) + [1] * (sizes[2] + sizes[3])
+    assert seen[1].tolist() == [*known[0].blocks, *known[1].blocks]
+
+
 def test_features_without_information_give_chance(ball_store: Store) -> None:
     """A structure that fills a share p of the scan has Dice p at most, if voxels are labelled at random."""
     found = metrics(VoxelProbe(**SMALL, controls=False), context(ball_store, noise))  # type: ignore[arg-type]
     share = np.mean([(ball_store.read_label(scan) > 0).mean() for scan in TEST])
     assert found["dice"] < 0.03 and found["knn/dice"] < 2 * share
+
+
+def test_other_probes_do_not_change_the_pairs_of_a_matching(ball_store: Store) -> None:
+    """A matching needs the scans of a frame one after the other, also if another probe takes only some."""
+    given = context(ball_store, of_world)
+    alone = measure_dense({"m": VoxelMatching(queries=50, candidates=100)}, given)
+    order = [row["scan"] for row in alone.rows]
+    labelled = given.all_tested()
+    labelled.sort(key=lambda scan: scan % 2)  # not the order of frames
+    matching = VoxelMatching(queries=50, candidates=100)
+
+    class Some:
+        def check(self, context: DenseContext) -> None:
+            pass
+
+        def fit(self, context: DenseContext) -> FittedProbe:
+            return FittedProbe(labelled, (), lambda scan, _: [{**context.ids(scan), "n": 1.0}])
+
+    probes: dict[str, DenseProbe] = {"some": Some(), "m": matching}
+    both = measure_dense(probes, given)
+    assert [row["scan"] for row in both.rows if row["probe"] == "m"] == order and len(order) > 2
 
 
 def test_shuffled_labels_give_chance(ball_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

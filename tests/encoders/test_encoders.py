@@ -11,7 +11,7 @@ from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.geometry import Triple
 from medcl3d.distributed.precision import autocast
-from medcl3d.encoders import ENCODERS
+from medcl3d.encoders import ENCODERS, centre_of
 from medcl3d.encoders.blocks import norm_layer
 from medcl3d.encoders.resnet3d import ResNet3d
 from medcl3d.encoders.unet3d import UNet3d
@@ -161,3 +161,42 @@ def test_groups_divide_the_channels_and_hold_two_or_more(channels: int) -> None:
     groups = norm_layer("group", channels)[1]["num_groups"]
     assert channels % groups == 0 and 1 <= groups <= 8
     assert channels // groups >= 2 or channels == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "size"),
+    [
+        ("resnet3d", {"depth": 10, "width": 0.125}, 64),
+        ("resnet3d", {"depth": 18, "width": 0.125, "max_pool": False, "stem_kernel": 3}, 48),
+        ("unet3d", {"channels": (4, 8, 12, 16), "strides": (1, 2, 2, 2)}, 48),
+        ("unet3d", {"channels": (4, 8, 12), "strides": (1, (1, 2, 2), 2), "residual": False}, 32),
+        ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2), "resenc": True, "norm": "instance"}, 32),
+        ("vit3d", {"patch": (4, 8, 8), "hidden_size": 12, "num_layers": 2}, 48),
+        ("swin3d", {"feature_size": 6, "num_heads": (1, 2, 2, 3), "window_size": (4, 4, 4)}, 64),
+        ("whole_unet3d", {"width": 4, "num_downs": 2, "out_channels": 4}, 32),
+    ],
+)
+def test_a_map_is_centred_where_it_declares(name: str, fields: dict[str, Any], size: int) -> None:
+    """The voxels of a crop that change a voxel of a map most lie around its centre, for random weights."""
+    places = torch.stack(torch.meshgrid(*[torch.arange(size, dtype=torch.float64)] * 3, indexing="ij"))
+    offsets: dict[Triple, list[float]] = {}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        encoder = ENCODERS.build(Choice(name, fields), 1).eval()
+        crop = torch.randn(1, 1, size, size, size, requires_grad=True)
+        for stride, values in zip(encoder.strides, encoder(crop).maps, strict=True):
+            if max(stride) > 8:
+                break
+            cell = [n // 2 for n in values.shape[2:]]
+            weight = torch.zeros(size, size, size, dtype=torch.float64)
+            for drawn in torch.randn(6, values.shape[1]):
+                output = drawn @ values[(0, slice(None), *cell)]
+                (gradient,) = torch.autograd.grad(output, crop, retain_graph=True)
+                weight += gradient[0, 0].double() ** 2
+            found = (places * weight).sum((1, 2, 3)) / weight.sum()
+            first = torch.tensor([i * s for i, s in zip(cell, stride, strict=True)])
+            declared = torch.tensor(centre_of(encoder, stride))
+            offsets.setdefault(stride, []).append(float((found - first - declared).mean()))
+    for stride, found_offsets in offsets.items():
+        # The two conventions differ by (stride - 1) / 2.
+        assert abs(sum(found_offsets) / 3) < 0.2 + (max(stride) - 1) / 5, (stride, found_offsets)

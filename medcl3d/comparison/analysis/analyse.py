@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -181,7 +182,11 @@ def _numbers(name: str, values: _Values, primary: Sequence[Cell], config: Compar
     largest = largest_of(config.metric)
 
     def over(chosen: Sequence[Cell]) -> Numbers:
-        mean = values.estimate(name, chosen).interval().within(0.0 if largest == 1 else -largest, largest)
+        mean = (
+            values.estimate(name, chosen)
+            .interval()
+            .within(0.0 if math.isfinite(largest) else -largest, largest)
+        )
         if name == config.reference:
             return Numbers(mean, None)
         difference = values.estimate(name, chosen, config.reference).interval()

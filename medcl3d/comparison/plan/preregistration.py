@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medcl3d.evaluation.statistics.intervals import MIN_REPLICATES_FOR_TEST
 from medcl3d.io.atomic import write_text
 
 PREREGISTRATION = "preregistration.jsonl"
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 FORMER = "declared.jsonl"  # name of the file in version 0.1; it is read and kept
 CHANGED = "the preregistered tests were changed after results existed (see the notes)"
 MARGIN_CHANGED = "the margin was changed after results existed (see the notes)"
@@ -64,12 +66,16 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
 
     finished, complete  number of finished measurements and of complete replicates now: results that may have
                         been seen
+
+    Measurements of an earlier plan in the same folder count as finished: they may have been seen too.
     """
     path, what = config.report_dir / PREREGISTRATION, tested_fields(config)
     before = preregistrations(path)
     if before and before[-1]["what"] == what:
         return
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    now = time.strftime(TIME)
+    measured = config.out_dir / config.measured_by[0]
+    finished = max(finished, sum(1 for _ in measured.rglob("results.json")))
     row = {"time": now, "finished": finished, "complete": complete, "what": what}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))
@@ -98,8 +104,29 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def file_beside(runs: Sequence[Run], config: CompareConfig) -> Path:
     """The declarations file of these runs: beside them, also if they were moved."""
-    out_dir = next((run.moved_to for run in runs if run.moved_to is not None), config.out_dir)
-    return out_dir / config.report_dir.relative_to(config.out_dir) / PREREGISTRATION
+    return files_beside(runs, config)[0]
+
+
+def files_beside(runs: Sequence[Run], config: CompareConfig) -> list[Path]:
+    """The declarations files of these runs, if they were moved from several folders."""
+    out_dirs = dict.fromkeys(run.moved_to for run in runs if run.moved_to is not None)
+    inside = config.report_dir.relative_to(config.out_dir) / PREREGISTRATION
+    return [out_dir / inside for out_dir in out_dirs or [config.out_dir]]
+
+
+def declarations_of(runs: Sequence[Run], config: CompareConfig) -> list[dict[str, Any]]:
+    """The declarations of these runs, each once, those of several folders in the order of their time."""
+    files, rows = files_beside(runs, config), list[dict[str, Any]]()
+    for file in files:
+        rows += [row for row in preregistrations(file) if row not in rows]
+    return rows if len(files) == 1 else sorted(rows, key=_time_of)
+
+
+def _time_of(row: Mapping[str, Any]) -> float:
+    try:
+        return datetime.strptime(str(row.get("time")), TIME).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def check_preregistration(
@@ -152,6 +179,16 @@ def _measurements(count: int) -> str:
 
 
 def _is_pilots(change: Difference, first: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a change of the number of replicates was made before a test was possible."""
-    later = [row for row in rows if row["what"]["replicates"] != first["what"]["replicates"]]
-    return change.field == "replicates" and bool(later) and later[0]["complete"] < MIN_REPLICATES_FOR_TEST
+    """Whether a change of the number of replicates only added some, each time before a test was possible."""
+    counted = rows[rows.index(first) :]
+    numbers = [row["what"]["replicates"] for row in counted]
+    changed = [
+        (number > before, row["complete"])
+        for row, before, number in zip(counted[1:], numbers, numbers[1:], strict=False)
+        if number != before
+    ]
+    return (
+        change.field == "replicates"
+        and change.new == numbers[-1] != numbers[0]
+        and all(is_more and complete < MIN_REPLICATES_FOR_TEST for is_more, complete in changed)
+    )

@@ -6,15 +6,16 @@ import json
 import lzma
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medcl3d.comparison.plan.config import CompareConfig
-from medcl3d.comparison.plan.preregistration import file_beside
+from medcl3d.comparison.plan.preregistration import PREREGISTRATION, declarations_of, file_beside
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.finished_runs import finished, is_done
+from medcl3d.comparison.run.finished_runs import finished, is_done, measured_before
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT
@@ -40,19 +41,24 @@ def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
     """Write the finished runs to `path`, atomically, and return their number.
 
     Of each run the configuration, all metrics, the declared metrics of each case, the loss of each logged
-    step, provenance and cost; no weights, pictures, features, or names and paths of this machine.
+    step, provenance and cost; no weights, pictures, features, or names and paths of this machine. Of results
+    that were set aside, only that they existed.
     """
-    declared = file_beside(runs, config)
     lines = []
     for run in finished(runs):
         files = {name: (run.folder / name) for name in FILES if (run.folder / name).is_file()}
         texts = {name: _kept(name, file.read_text("utf-8"), config) for name, file in files.items()}
         inside = run.folder.resolve().relative_to((run.moved_to or config.out_dir).resolve())
         lines.append({"folder": inside.as_posix(), "files": texts})
-    number = len(lines)
-    if declared.is_file():
+        lines += [
+            {"folder": inside.with_name(before.name).as_posix(), "files": {RESULTS: "{}"}}
+            for before in measured_before(run)
+        ]
+    number = sum("config.yaml" in line["files"] for line in lines)
+    if declared := declarations_of(runs, config):
         folder = config.report_dir.relative_to(config.out_dir).as_posix()
-        lines.append({"folder": folder, "files": {declared.name: declared.read_text("utf-8")}})
+        rows = "".join(json.dumps(row) + "\n" for row in declared)
+        lines.append({"folder": folder, "files": {PREREGISTRATION: rows}})
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     with open_atomic(path) as file:
         file.write(lzma.compress(text.encode(), preset=9))
@@ -97,6 +103,8 @@ def restore(path: Path, runs: Sequence[Run], config: CompareConfig) -> int:
         shutil.rmtree(folder, ignore_errors=True)  # a log without a run
         folder.parent.mkdir(parents=True, exist_ok=True)
         _set_paths(place / "config.yaml", run, config)
+        for before in measured_before(replace(run, folder=place)):
+            before.rename(folder.with_name(before.name))
         place.rename(folder)
         number += 1
     declared = file_beside(runs, config)

@@ -56,7 +56,9 @@ def _is_shorter(run: Run, config_file: Path) -> bool:
         problem = f"is damaged ({' '.join(str(error).split())})"
         raise DataError(config_file, problem, "delete its folder to run it again") from None
     provenance = read_record(run.folder / "provenance.json")
-    free = ("out_dir", "init") if run.moved_to else ()
+    free: tuple[str, ...] = ()
+    if run.moved_to:  # `init` is compared below if it is the encoder of another run
+        free = ("out_dir", "init.weights" if run.needs is None else "init")
 
     def changed(old: Any) -> list[Difference]:
         return other_fields(old, run.planned, provenance, free)
@@ -108,9 +110,9 @@ def set_aside(run: Run) -> None:
     run.folder.rename(next(free for one in names if not (free := run.folder.with_name(one)).exists()))
 
 
-def measured_before(run: Run) -> bool:
-    """Whether results of a measurement were set aside before it was repeated."""
-    return any(run.folder.parent.glob(f"{run.folder.name}{FORMER}*/results.json"))
+def measured_before(run: Run) -> list[Path]:
+    """The folders of results that were set aside before a measurement was repeated."""
+    return sorted(file.parent for file in run.folder.parent.glob(f"{run.folder.name}{FORMER}*/results.json"))
 
 
 def kept_and_waiting(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

@@ -74,11 +74,13 @@ class FittedProbe:
     scans     the test scans that it measures
     labelled  the patients whose labels it was fitted on
     measure   test scan and its features -> one row per measured case
+    in_order  whether `measure` needs the scans in the order of `scans`, one after the other
     """
 
     scans: Sequence[int]
     labelled: tuple[str, ...]
     measure: Callable[[int, DescribedVoxels], list[Row]]
+    in_order: bool = False
 
 
 class DenseProbe(Protocol):
@@ -126,7 +128,8 @@ class DenseResults:
 def measure_dense(probes: Mapping[str, DenseProbe], context: DenseContext) -> DenseResults:
     """Run dense probes. ConfigError, DataError: the scans do not allow a probe."""
     fitted = {name: probe.fit(context) for name, probe in probes.items()}
-    scans = list(dict.fromkeys(scan for one in fitted.values() for scan in one.scans))
+    first = sorted(fitted.values(), key=lambda one: not one.in_order)
+    scans = list(dict.fromkeys(scan for one in first for scan in one.scans))
     of_probes: dict[str, list[Row]] = {name: [] for name in fitted}
     for scan in track(scans, "test scans"):
         features = context.describe(scan)

@@ -145,9 +145,9 @@ class _Measuring:
             match = index[number, here]
             predicted[here] = one.classes[match]
             error[here] = _errors(one, classes[here], match)
-        inside = classes > 0
+        inside, shared = classes > 0, set.intersection(*(set(one.trees) for one in self.support))
         dice = dice_of_voxels(predicted, classes, 1 + len(self.structures))
-        known = error[inside & np.isfinite(error)]
+        known = error[np.isin(classes, list(shared))]  # the same queries, whatever they match
         return {
             f"{prefix}accuracy": rounded(float((predicted == classes)[inside].mean())),
             f"{prefix}dice": rounded(float(np.nanmean(dice))),

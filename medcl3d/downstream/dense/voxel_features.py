@@ -17,6 +17,7 @@ from medcl3d.core.embeddings import Features
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.downstream.windows import WHOLE_VOXELS, covering_windows, features_of_windows, mean_maps
+from medcl3d.encoders import centre_of
 from medcl3d.encoders.network import Network
 from medcl3d.store.store import Store
 
@@ -34,9 +35,10 @@ class VoxelFeatures:
     windows  number of windows computed at once
 
     Windows have the size of a patch, and their starts are multiples of the coarsest stride. Each map is
-    accumulated on its own grid with Gaussian weights, and interpolated linearly at the voxel. The fine maps
-    have texture at the voxel, the coarse ones its surroundings; a probe standardises every feature and
-    chooses among them. Source: multi-scale voxel features as in vox2vec (Goncharov et al., MICCAI 2023).
+    accumulated on its own grid with Gaussian weights, and interpolated linearly at the voxel between the
+    centres of its receptive fields. The fine maps have texture at the voxel, the coarse ones its
+    surroundings; a probe standardises every feature and chooses among them. Source: multi-scale voxel
+    features as in vox2vec (Goncharov et al., MICCAI 2023).
     """
 
     maps: Literal["all", "encoder", "decoded"] = "all"
@@ -46,19 +48,20 @@ class VoxelFeatures:
 
 @plain_dataclass(frozen=True)
 class FeatureMap:
-    """A map of a whole scan: voxel i of an axis is centred on voxel i * stride + (stride - 1) / 2 - before.
+    """A map of a whole scan: voxel i of an axis is centred on voxel i * stride + centre - before.
 
     values  ``Float32[d, h, w, C]``
+    centre  of the first voxel of the map in a crop (`centre_of`)
     """
 
     values: Tensor
     stride: Triple
     before: Triple
+    centre: tuple[float, float, float]
 
     def positions(self, voxels: np.ndarray) -> np.ndarray:
         """Positions ``Float64[N, 3]`` in the map of voxels of the scan."""
-        stride = np.array(self.stride)
-        found: np.ndarray = (voxels + np.array(self.before) - (stride - 1) / 2) / stride
+        found: np.ndarray = (voxels + np.array(self.before) - np.array(self.centre)) / np.array(self.stride)
         return found
 
     def interpolated(self, values: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
@@ -73,7 +76,7 @@ class FeatureMap:
     def _along(self, axis: int, voxels: np.ndarray) -> Tensor:
         """``Float32[N, n]``: weights of the map's n voxels at N positions of one axis of the scan."""
         number = self.values.shape[axis]
-        place = (voxels + self.before[axis] - (self.stride[axis] - 1) / 2) / self.stride[axis]
+        place = (voxels + self.before[axis] - self.centre[axis]) / self.stride[axis]
         low, part = _neighbours(place, number)
         weights = np.zeros((len(voxels), number), dtype=np.float32)
         rows = np.arange(len(voxels))
@@ -202,7 +205,10 @@ class DenseEncoder:
             self.dtype,
         )
         means = mean_maps(found, self._maps, windows, size)
-        result = tuple(FeatureMap(one.mean(), one.stride, one.before) for one in means)
+        result = tuple(
+            FeatureMap(one.mean(), one.stride, one.before, centre_of(self.network.encoder, one.stride))
+            for one in means
+        )
         if not all(bool(one.values.isfinite().all()) for one in result):
             raise DataError(
                 f"{self.store.root}: the encoder's features of scan {about['scan']!r} are not finite; use "

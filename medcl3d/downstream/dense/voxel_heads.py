@@ -100,7 +100,8 @@ def fit_linear(known: LabelledVoxels, num_classes: int, inverse_strengths: Seque
                        squared weights / (2 C)
 
     The strength with the highest macro Dice of the weighted voxels of the other folds is used, the smallest C
-    among equals. Each fit starts from that of the next smaller C.
+    among equals; the middle one if a fold has no voxels of a structure. Each fit starts from that of the next
+    smaller C.
     """
     scale = Scale.of(known.features)
     standard = LabelledVoxels(
@@ -110,14 +111,15 @@ def fit_linear(known: LabelledVoxels, num_classes: int, inverse_strengths: Seque
     folds = sorted(set(known.folds.tolist()))
     best = ordered[len(ordered) // 2]
     if len(ordered) > 1 and len(folds) > 1:
-        score = np.zeros(len(ordered))
-        for fold in folds:
+        scores = np.zeros((len(folds), len(ordered)))
+        for row, fold in zip(scores, folds, strict=True):
             train, test = standard.where(known.folds != fold), standard.where(known.folds == fold)
             start = None
             for number, c in enumerate(ordered):
                 start = _logistic(train, num_classes, c, start)
-                score[number] += macro_dice(test, start.scores(test.features).argmax(1), num_classes)
-        best = ordered[int(np.argmax(score))]
+                row[number] = macro_dice(test, start.scores(test.features).argmax(1), num_classes)
+        if np.isfinite(scores).all():
+            best = ordered[int(np.argmax(scores.sum(axis=0)))]
     found = None
     for c in ordered[: ordered.index(best) + 1]:
         found = _logistic(standard, num_classes, c, found)
@@ -151,7 +153,10 @@ def _logistic(known: LabelledVoxels, num_classes: int, c: float, start: LinearHe
 
 
 def macro_dice(known: LabelledVoxels, predicted: Tensor, num_classes: int) -> float:
-    """Mean over structures of the Dice that weighted voxels estimate; without background and absent ones."""
+    """Mean over structures of the Dice that weighted voxels estimate; without background and absent ones.
+
+    NaN if there are no structures.
+    """
     right = torch.where(predicted == known.classes, known.weights, 0.0)
 
     def volume(classes: Tensor, weights: Tensor) -> Tensor:

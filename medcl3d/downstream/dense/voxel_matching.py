@@ -81,7 +81,8 @@ class VoxelMatching:
             }
         labelled = [scan for scan in context.training() if store.has_label(scan)]
         structures = Structures.largest(store, labelled, self.structures) if labelled else Structures({})
-        return FittedProbe(scans, (), _Measuring(self, context, modality, scales, structures).measure)
+        measuring = _Measuring(self, context, modality, scales, structures)
+        return FittedProbe(scans, (), measuring.measure, in_order=True)
 
     def _order(self, context: DenseContext) -> list[int]:
         """The test scans, those of one frame one after the other. DataError if no two can be matched."""

@@ -28,10 +28,11 @@ from medcl3d.downstream.dense.voxel_heads import (
     fold_of_blocks,
 )
 from medcl3d.evaluation.metrics.segmentation import overlap_of
+from medcl3d.evaluation.statistics.bootstrap import mean_of_defined
 
 HeadName = Literal["linear", "nonlinear"]
 NUM_FOLDS = 2
-KNN = "knn"
+KNN, GRID = "knn", "grid"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,23 +40,25 @@ class VoxelProbe:
     """Classify every voxel of the test scans from its features, trained on voxels of labelled training scans.
 
     labelled           numbers of labelled patients, each a probe of its own (default: `num_labelled`); with
-                       several, `dice` is the mean over them and `1/dice`, `4/dice` are those of each
+                       several, `dice` is the mean over them and `1/dice`, `4/dice` are those of each (of a
+                       structure that a scan lacks: over those that predict it)
     structures         number of structures: the largest in the label maps of the training patients
     voxels_per_scan    number of voxels per labelled scan that heads are fitted on: half in structures, equal
                        numbers in each, half in background, with weights that restore their frequencies
     heads              linear (multinomial logistic regression), nonlinear (one hidden layer); the first is
                        reported as `dice`, the others under their names
     inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C) of the linear head; the best in
-                       two-fold cross-validation over labelled scans is used, or over alternating blocks of
-                       32 mm if one scan is labelled
+                       two-fold cross-validation over labelled patients is used, or over alternating blocks of
+                       32 mm if one patient is labelled
     neighbours         number of nearest neighbours, by the cosine of standardised features
     queries, candidates  number of voxels per test scan and per labelled scan that nearest neighbours use, on
                        regular grids inside the body
     controls           report features without a network too: `place`, `intensity`, `intensity_place`
 
     Heads are measured on whole scans, by Dice and surface Dice at 2 mm; nearest neighbours and controls by
-    the Dice of the queries. A missed structure has Dice 0; one that is absent in truth and prediction is left
-    out. Source: the voxel-level linear probe of vox2vec (Goncharov et al., MICCAI 2023).
+    the Dice of the queries, as is the first head in `grid/dice`, to be compared with them. A missed structure
+    has Dice 0; one that is absent in truth and prediction is left out. Source: the voxel-level linear probe
+    of vox2vec (Goncharov et al., MICCAI 2023).
     """
 
     labelled: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
@@ -115,17 +118,20 @@ class VoxelProbe:
             {name: (one.at(grid), one.parts) for name, one in sources.items() if name != "place"},
             place_mm(store, scan, grid),
             fold_of_blocks(place_mm(store, scan, sample.voxels)),
+            context.ids(scan)["patient"],
         )
 
     def _fitted(
         self, count: int | None, known: Sequence[_Known], structures: Structures, seed: int
     ) -> _Fitted:
         num_classes = 1 + len(structures)
-        folds = (
-            [one.blocks for one in known]
-            if len(known) == 1
-            else [np.full(len(one.sample.classes), number % NUM_FOLDS) for number, one in enumerate(known)]
-        )
+        patients = list(dict.fromkeys(one.patient for one in known))
+        folds = [
+            np.full(len(one.sample.classes), patients.index(one.patient) % NUM_FOLDS)
+            if len(patients) > 1
+            else one.blocks
+            for one in known
+        ]
         heads: dict[tuple[str, str], Head] = {}
         for source in known[0].features:
             voxels = LabelledVoxels(
@@ -157,7 +163,7 @@ class _Known:
     sample, features    of the heads: voxels, and their features by source
     classes, candidates, places  of the grid: classes, features by source with the number of features of
                         each part, body coordinates in mm
-    blocks              fold of each sampled voxel if no other scan is labelled
+    blocks              fold of each sampled voxel if no other patient is labelled
     """
 
     sample: VoxelSample
@@ -166,6 +172,7 @@ class _Known:
     candidates: dict[str, tuple[Tensor, tuple[int, ...]]]
     places: np.ndarray
     blocks: np.ndarray
+    patient: str
 
 
 @plain_dataclass(frozen=True)
@@ -226,13 +233,13 @@ class _Measuring:
     def _on_grid(
         self, one: _Fitted, described: dict[str, Tensor], place: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Classes of the queries by nearest neighbours, and by the controls' linear heads."""
+        """Classes of the queries by nearest neighbours, the first head, and the controls' linear heads."""
         found: dict[str, np.ndarray] = {}
         k = min(self.probe.neighbours, len(one.classes))
         for source, features in described.items():
             label = f"{source}/" if source else ""
-            if source:
-                found[source] = one.heads[source, "linear"].scores(features).argmax(1).numpy()
+            head = one.heads[source, "linear" if source else self.probe.heads[0]]
+            found[source or GRID] = head.scores(features).argmax(1).numpy()
             if source in one.candidates:
                 scale, candidates = one.candidates[source]
                 index = nearest(scale.directions(features), candidates, k)[0].index
@@ -269,6 +276,6 @@ def _majority(classes: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _means(columns: dict[str, np.ndarray], prefixes: Sequence[str]) -> dict[str, np.ndarray]:
-    """The mean over the numbers of labelled patients of every column."""
+    """The mean over the numbers of labelled patients of every column, where a value is defined."""
     names = [name.removeprefix(prefixes[0]) for name in columns if name.startswith(prefixes[0])]
-    return {name: np.mean([columns[f"{prefix}{name}"] for prefix in prefixes], axis=0) for name in names}
+    return {name: mean_of_defined([columns[f"{prefix}{name}"] for prefix in prefixes]) for name in names}

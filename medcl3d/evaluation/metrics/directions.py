@@ -14,13 +14,16 @@ HIGHER = {
 }
 
 
-UNIT = {"brier", "calibration_error", *HIGHER} - {"r2"}
-"""Metrics from 0 to 1."""
+LARGEST = {
+    **dict.fromkeys({"calibration_error", *HIGHER} - {"r2"}, 1.0),
+    "brier": 2.0,  # of classes; that of a finding ends at 1
+}
+"""The largest value of metrics that begin at 0."""
 
 
 def largest_of(metric: str) -> float:
     """The largest value of a measure, as of `direction_of`; infinity if it has none or is unknown."""
-    return 1.0 if set(metric.split("/")) & UNIT else float("inf")
+    return max((LARGEST[part] for part in metric.split("/") if part in LARGEST), default=float("inf"))
 
 
 def direction_of(metric: str) -> Direction | None:

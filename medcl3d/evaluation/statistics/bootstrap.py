@@ -41,7 +41,9 @@ def over_drawn_patients(
         name: np.array([measure(predictions[sample], targets[sample]) for sample in samples])
         for name, measure in measures.items()
     }
-    values = {name: _mean([values[part] for part in parts]) for name, parts in (means or {}).items()} | values
+    values = {
+        name: mean_of_defined([values[part] for part in parts]) for name, parts in (means or {}).items()
+    } | values
     found: dict[str, Interval] = {}
     for name, (value, *resampled) in values.items():
         if np.isnan(value):
@@ -53,8 +55,8 @@ def over_drawn_patients(
     return found
 
 
-def _mean(values: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the values that are defined, for each sample ``[R]``; NaN if none is."""
+def mean_of_defined(values: Sequence[np.ndarray]) -> np.ndarray:
+    """The means ``[R]`` of several values ``[R]`` each, of those that are not NaN; NaN if none is."""
     every = np.stack(values)
     known = ~np.isnan(every)
     total, number = np.where(known, every, 0).sum(axis=0), known.sum(axis=0)
