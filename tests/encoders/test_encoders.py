@@ -177,7 +177,7 @@ def test_groups_divide_the_channels_and_hold_two_or_more(channels: int) -> None:
     ],
 )
 def test_a_map_is_centred_where_it_declares(name: str, fields: dict[str, Any], size: int) -> None:
-    """The voxels of a crop that change a voxel of a map most lie around its centre, for random weights."""
+    """The voxels of a crop that change a voxel of a map most are around its centre, for random weights."""
     places = torch.stack(torch.meshgrid(*[torch.arange(size, dtype=torch.float64)] * 3, indexing="ij"))
     offsets: dict[Triple, list[float]] = {}
     for seed in range(3):
