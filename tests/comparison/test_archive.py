@@ -71,6 +71,45 @@ def test_a_restored_comparison_runs_only_what_is_missing(comparison: Callable[..
     assert {file: file.stat().st_mtime_ns for file in changed} == changed
 
 
+def test_an_archive_records_that_results_were_set_aside(comparison: Callable[..., Path]) -> None:
+    """Else a report of it would test what the original refuses to test."""
+    path = comparison(replicates=1)
+    compare(path)
+    for folder in list(Path("runs/finetune").rglob("seed_0")):
+        shutil.copytree(folder, folder.with_name("seed_0_of_5_steps"))
+    compare(path, pack_to=Path("a.jsonl.xz"))
+    folder = unpack(Path("a.jsonl.xz"), Path("there"))
+    aside = sorted(file.parent.relative_to(folder) for file in folder.rglob("seed_0_of_*/results.json"))
+    assert aside == sorted(file.relative_to("runs") for file in Path("runs").rglob("seed_0_of_5_steps"))
+    compare(path, from_runs=[Path("a.jsonl.xz")], pack_to=Path("again.jsonl.xz"))
+    assert Path("again.jsonl.xz").read_bytes() == Path("a.jsonl.xz").read_bytes()
+    shutil.rmtree("runs")
+    compare(path, restore_from=Path("a.jsonl.xz"))
+    assert len(list(Path("runs").rglob("seed_0_of_5_steps/results.json"))) == len(aside) == 6
+
+
+def test_archives_of_one_name_are_read_together(comparison: Callable[..., Path]) -> None:
+    path = comparison(replicates=2)
+    compare(path)
+    expected = Path("runs/results.md").read_text()
+    for seed in (0, 1):
+        shutil.copytree("runs", f"part{seed}")
+        for folder in list(Path(f"part{seed}").rglob(f"seed_{1 - seed}")):
+            shutil.rmtree(folder)
+        compare(path, from_runs=[Path(f"part{seed}")], pack_to=Path(f"{seed}/rows.jsonl.xz"))
+    shutil.rmtree("runs")
+    compare(path, from_runs=[Path("0/rows.jsonl.xz"), Path("1/rows.jsonl.xz")])
+    assert Path("runs/results.md").read_text() == expected
+
+
+def test_a_pretrained_run_is_not_taken_for_one_from_scratch(comparison: Callable[..., Path]) -> None:
+    arms = {"scratch": {}, "simclr": {"pretraining": "simclr", "set": {"gain": 0.05}}}
+    compare(comparison(replicates=1, arms=arms), pack_to=Path("a.jsonl.xz"))
+    arms["simclr"] = {"set": {"gain": 0.05}}
+    with pytest.raises(ConfigError, match="holds another run: init"):
+        compare(comparison(replicates=1, arms=arms), from_runs=[Path("a.jsonl.xz")])
+
+
 def test_an_archive_has_only_the_cases_of_declared_metrics(comparison: Callable[..., Path]) -> None:
     path = comparison(replicates=1)
     compare(path, pack_to=Path("a.jsonl.xz"))

@@ -75,6 +75,42 @@ def test_a_pilot_may_be_made_longer_and_a_tested_comparison_may_not(
     assert ("replicates: 6 -> 10 was changed when 24 measurements" in found.note) is not kept
 
 
+@pytest.mark.parametrize(
+    ("numbers", "kept"),
+    [
+        ([(3, 0), (4, 3), (10, 4)], True),
+        ([(3, 0), (10, 3), (20, 10)], False),  # added after a test
+        ([(10, 0), (6, 5)], False),  # fewer after a look
+        ([(10, 0), (20, 5), (12, 5)], False),
+    ],
+)
+def test_replicates_may_only_be_added_and_only_before_a_test(
+    config: CompareConfig, numbers: list[tuple[int, int]], kept: bool
+) -> None:
+    for replicates, complete in numbers:
+        changed = replace(config, replicates=replicates)
+        preregister(changed, complete * 4, complete)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
+    assert check_preregistration(changed, rows, MEASURED).kept is kept
+    later = replace(config, replicates=30)
+    assert not check_preregistration(later, rows, MEASURED).kept, "not in the file"
+
+
+def test_results_of_an_earlier_plan_count_as_seen(config: CompareConfig) -> None:
+    """With other cells or seeds, none of the present plan's measurements is finished."""
+    preregister(config, 0, 0)
+    for number in range(3):
+        folder = config.out_dir / "finetune" / "scratch" / f"seed_{number}"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text("{}")
+    changed = replace(config, metric="hd95_mm", first_seed=10)
+    preregister(changed, 0, 0)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
+    assert [row["finished"] for row in rows] == [0, 3]
+    found = check_preregistration(changed, rows, MEASURED)
+    assert not found.kept and "was changed when 3 measurements were finished" in found.note
+
+
 def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
     preregister(replace(config, metric="hd95_mm"), 0, 0)
     preregister(config, 0, 0)

@@ -192,7 +192,7 @@ def test_several_numbers_of_labels_equal_evaluations_with_one_each(ball_store: S
 
 
 def test_rows_repeat_with_the_seed_and_give_the_metrics_of_a_comparison(ball_store: Store) -> None:
-    probes = {
+    probes: dict[str, DenseProbe] = {
         "voxel_probe": VoxelProbe(**SMALL, heads=("nonlinear",), labelled=(1, 2)),  # type: ignore[arg-type]
         "label_propagation": LabelPropagation(queries=500, candidates=500),
         "voxel_matching": VoxelMatching(queries=50, candidates=500),

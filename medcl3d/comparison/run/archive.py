@@ -60,6 +60,7 @@ def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
         rows = "".join(json.dumps(row) + "\n" for row in declared)
         lines.append({"folder": folder, "files": {PREREGISTRATION: rows}})
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open_atomic(path) as file:
         file.write(lzma.compress(text.encode(), preset=9))
     return number
