@@ -93,3 +93,11 @@ def test_few_or_different_patients_are_not_tested():
         in collect({("a", (), 0): (mean, same), ("b", (), 0): (fewer, lacks)}, "dice").untested
     )
     assert collect({("a", (), 0): (0.2, {"p0": 0.2})}, "dice").untested == "there is one test patient"
+
+
+@pytest.mark.parametrize("metric", ["landmarks/error_mm", "voxel_matching/people/within_5mm"])
+def test_patients_that_are_matched_with_each_other_are_not_cases(metric):
+    values = {f"p{k}": 0.1 * k for k in range(5)}
+    found = collect({("a", (), 0): (0.2, values)}, metric)
+    assert found.of_run is None and "not independent" in found.why_not and not found.untested
+    assert collect({("a", (), 0): (0.2, values)}, "voxel_matching/frame/within_5mm").of_run is not None

@@ -14,6 +14,9 @@ from medcl3d.comparison.plan.cells import Cell
 TOLERANCE = 1e-5
 """Rows have six decimals."""
 
+MATCHED = {"landmarks", "people"}
+"""Parts of names of metrics of which a row belongs to two patients, and each is in several rows."""
+
 MIN_CASES_FOR_TEST = 5
 """For a test; with 2, 95% intervals of ten replicates cover the true difference in 88%."""
 
@@ -67,8 +70,11 @@ def collect(found: Mapping[Key, tuple[float, Mapping[str, float]]], metric: str)
     """The table of all runs, each given by its metric and its patients' values; empty, with the reason, if
     they do not fit.
 
-    The patients' mean must equal the metric, which an area under a curve, for example, does not.
+    The patients' mean must equal the metric, which an area under a curve, for example, does not. Values of
+    patients that are matched with each other vary together, so intervals over them would be too short.
     """
+    if MATCHED & set(metric.split("/")):
+        return CaseValues(why_not=f"{metric} matches patients with each other, which are not independent")
     if not found or not all(values for _, values in found.values()):
         return CaseValues(why_not=f"the runs have no {metric} per patient")
     for value, values in found.values():
