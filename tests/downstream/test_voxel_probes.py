@@ -107,7 +107,9 @@ def test_the_first_head_is_also_measured_on_the_voxels_of_the_controls(ball_stor
     assert alone["grid/dice"] == found["grid/dice"]
 
 
-def test_scans_of_a_patient_are_in_one_fold(ball_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_of_a_patient_are_in_one_fold_if_there_are_others(
+    ball_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else the penalty would be chosen on patients that a head was fitted on."""
     given = context(ball_store)
     scans = given.training()[:4]
@@ -122,9 +124,11 @@ def test_scans_of_a_patient_are_in_one_fold(ball_store: Store, monkeypatch: pyte
     )
     probe._fitted(2, known, structures, 0)
     probe._fitted(1, known[:2], structures, 0)
+    probe._fitted(1, known[:1], structures, 0)
     sizes = [len(one.sample.classes) for one in known]
     assert seen[0].tolist() == [0] * (sizes[0] + sizes[1]) + [1] * (sizes[2] + sizes[3])
-    assert seen[1].tolist() == [*known[0].blocks, *known[1].blocks]
+    assert seen[1].tolist() == [0] * sizes[0] + [1] * sizes[1]
+    assert seen[2].tolist() == known[0].blocks.tolist()
 
 
 def test_features_without_information_give_chance(ball_store: Store) -> None:

@@ -48,8 +48,8 @@ class VoxelProbe:
     heads              linear (multinomial logistic regression), nonlinear (one hidden layer); the first is
                        reported as `dice`, the others under their names
     inverse_strengths  inverse strengths of the L2 penalty (scikit-learn's C) of the linear head; the best in
-                       two-fold cross-validation over labelled patients is used, or over alternating blocks of
-                       32 mm if one patient is labelled
+                       two-fold cross-validation over labelled patients is used; over scans if one patient is
+                       labelled, and over alternating blocks of 32 mm if one scan is
     neighbours         number of nearest neighbours, by the cosine of standardised features
     queries, candidates  number of voxels per test scan and per labelled scan that nearest neighbours use, on
                        regular grids inside the body
@@ -126,11 +126,11 @@ class VoxelProbe:
     ) -> _Fitted:
         num_classes = 1 + len(structures)
         patients = list(dict.fromkeys(one.patient for one in known))
+        owners = [patients.index(one.patient) for one in known]
+        owners = owners if len(patients) > 1 else list(range(len(known)))  # scans of the only patient
         folds = [
-            np.full(len(one.sample.classes), patients.index(one.patient) % NUM_FOLDS)
-            if len(patients) > 1
-            else one.blocks
-            for one in known
+            np.full(len(one.sample.classes), owner % NUM_FOLDS) if len(known) > 1 else one.blocks
+            for one, owner in zip(known, owners, strict=True)
         ]
         heads: dict[tuple[str, str], Head] = {}
         for source in known[0].features:
@@ -163,7 +163,7 @@ class _Known:
     sample, features    of the heads: voxels, and their features by source
     classes, candidates, places  of the grid: classes, features by source with the number of features of
                         each part, body coordinates in mm
-    blocks              fold of each sampled voxel if no other patient is labelled
+    blocks              fold of each sampled voxel if no other scan is labelled
     """
 
     sample: VoxelSample
