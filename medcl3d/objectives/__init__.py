@@ -46,7 +46,7 @@ class Objective(Protocol):
                or none
 
     Some objectives have further members: those of `Scheduled`, `FollowsNetwork`, `HasNotes`,
-    `ComparesPoints`, `HasQueue` and `HasTemperature`.
+    `ComparesPoints`, `HasQueue`, `IgnoresQueue` and `HasTemperature`.
     """
 
     uses: ClassVar[frozenset[str]]
@@ -102,6 +102,13 @@ class HasQueue(Protocol):
     """An objective with `queue_size` embeddings of earlier batches as further columns."""
 
     queue_size: int
+
+
+@runtime_checkable
+class IgnoresQueue(Protocol):
+    """An objective in whose loss the embedding queue of a strategy has no part."""
+
+    ignores_queue: bool
 
 
 @runtime_checkable

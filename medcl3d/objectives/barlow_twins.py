@@ -32,6 +32,7 @@ class BarlowTwins(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    ignores_queue: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
 
     def __init__(

@@ -96,8 +96,11 @@ class Dense(nn.Module):
             same_crop = (rows.sample[:, None] == cols.sample) & (rows.view[:, None] == cols.view)
             points = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
             positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
-            # Different points of attracting crops are negatives.
-            negative = torch.where(same_crop, 1.0, torch.maximum(crops.negative, crops.positive))
+            # Different points of attracting crops are negatives, in one frame: across frames, it is not known
+            # which points correspond.
+            in_frame = rows.frame[:, None] == cols.frame
+            repels = torch.where(in_frame, torch.maximum(crops.negative, crops.positive), crops.negative)
+            negative = torch.where(same_crop, 1.0, repels)
             negative = (1 - positive) * points.negative * negative
             if crops.budget is None:
                 return Relation(positive, negative)

@@ -52,6 +52,7 @@ class DINO(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    ignores_queue: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     center: Float[Tensor, " K"]
 

@@ -46,6 +46,7 @@ class SwAV(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    ignores_queue: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
     kept: Float[Tensor, "2 Q E"]
     count: Int64[Tensor, 2]

@@ -33,6 +33,7 @@ class VICReg(nn.Module):
     """
 
     uses: ClassVar[frozenset[str]] = frozenset({"positive"})
+    ignores_queue: ClassVar[bool] = True
     decodes: ClassVar[bool] = False
 
     def __init__(

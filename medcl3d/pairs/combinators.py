@@ -36,6 +36,10 @@ from medcl3d.pairs.traits import num_points_of
 
 Part = choice_in_list(PAIRS)
 
+OF_SCANS = {"patient", "session", "session_days", "modality", "frame"}
+"""Columns by which strategies choose scans of a patient: one whose signal is in one of them reads others
+too."""
+
 
 def _built(name: str, parts: Sequence[Choice]) -> tuple[PairStrategy, ...]:
     """The parts of the composed strategy `name`."""
@@ -139,8 +143,18 @@ class Sum:
         )
 
     def anchors(self, collection: Collection) -> Anchors:
-        """Scans that are anchors of every part."""
-        return _shared_anchors("sum", self.strategies, collection)
+        """Scans that are anchors of every part. ConfigError: samples of the parts have other views."""
+        anchors = _shared_anchors("sum", self.strategies, collection)
+        rng, first = np.random.default_rng(0), int(anchors.ids[0])
+        roles = [[view.role for view in part.sample(collection, first, rng)] for part in self.strategies]
+        for number, found in enumerate(roles):
+            if found != roles[0]:
+                raise ConfigError(
+                    problem=f"part {number} draws views {', '.join(found)}, and part 0 {', '.join(roles[0])}",
+                    remedy="choose parts with the same views: the batches of all ranks have one size",
+                    place="sum",
+                )
+        return anchors
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """The views of one part, chosen with the weights as probabilities."""
@@ -226,7 +240,8 @@ class Exclude:
                keeps all its negatives
     nearer_mm  with `body`: items nearer than this in body coordinates do not repel
 
-    The control, equally many negatives removed at random, is the placebo: the column permuted among scans.
+    The control, negatives removed at random, is the placebo: the column permuted among scans. There is none
+    if the inner strategy reads the column too, since its positives would change.
     Source: false negatives of one patient or site, as in MMCL and GLCL (Chaitanya et al., NeurIPS 2020).
     """
 
@@ -247,8 +262,10 @@ class Exclude:
     @property
     def traits(self) -> StrategyTraits:
         """The traits: the column alone is the signal, so a placebo does not change the inner strategy."""
+        inside_signal = set(_signal_columns(all_parts(self.strategies[0])))
+        read_inside = self.by in inside_signal or (self.by in OF_SCANS and bool(inside_signal & OF_SCANS))
         return StrategyTraits(
-            signal_columns=(self.by,),
+            signal_columns=() if read_inside else (self.by,),
             signal_weights=frozenset({"negative"}),
             relates_points=relates_points(self.strategies[0]),
             needs_features=needs_features(self.strategies[0]),

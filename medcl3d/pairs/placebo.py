@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +21,10 @@ POINTS, SLICE = "position_mm", "slice"
 def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collection:
     """The collection with the strategy's signal columns permuted among scans, once per seed.
 
-    All columns are permuted together, which keeps their joint distribution. `body` shifts each scan's body
-    coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm` and
-    the regions of points are left to the loader, which shuffles them among the points of a sample.
+    All columns are permuted together, which keeps their joint distribution; among patients instead of scans
+    if all are constant within each patient, so that scans of a patient still share them. `body` shifts each
+    scan's body coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm`
+    and the regions of points are left to the loader, which shuffles them among the points of a sample.
     ConfigError if the strategy has no signal column and therefore no placebo.
     """
     signal_columns = traits_of(strategy).signal_columns
@@ -44,10 +46,27 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
             f"the collection has no column {', '.join(missing)}",
             "add it to the manifest or choose another strategy",
         )
+    if names and _of_patients(collection, names):
+        _, first, owner = np.unique(collection.columns["patient"], return_index=True, return_inverse=True)
+        order = first[rng.permutation(len(first))][owner]
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
     if BODY in signal_columns:
         shuffled = replace(shuffled, body_shift=rng.uniform(0.0, 1.0, (len(collection), 3)))
     return replace(shuffled, slice_seed=seed) if SLICE in signal_columns else shuffled
+
+
+def _of_patients(collection: Collection, names: Sequence[str]) -> bool:
+    """Whether these columns are constant within patients of whom some have several scans."""
+    patients = collection.columns["patient"]
+    _, first, owner = np.unique(patients, return_index=True, return_inverse=True)
+    if "patient" in names or len(first) == len(patients):
+        return False
+
+    def constant(values: np.ndarray) -> bool:
+        of_first = values[first][owner]
+        return bool(np.all((values == of_first) | ((values != values) & (of_first != of_first))))  # NaN
+
+    return all(constant(collection.columns[name]) for name in names)
 
 
 def permutes_points(strategy: PairStrategy) -> bool:

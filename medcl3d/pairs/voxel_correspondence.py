@@ -36,6 +36,8 @@ class VoxelCorrespondence(PointsOfCrops):
         """The traits, with the batch grouping of `samples_per_scan`."""
         return StrategyTraits(
             signal_columns=("position_mm",),
+            weak_placebo="it joins other points of two overlapping crops, which trains about as well; "
+            "compare with augmented_views",
             constant_across=("sample", "frame"),
             relates_points=True,
             samples_per_scan=self.samples_per_scan,

@@ -10,15 +10,22 @@ import numpy as np
 from torch import nn
 
 from medcl3d.core.collection import Collection
-from medcl3d.core.errors import ConfigError, Word, inside
+from medcl3d.core.errors import ConfigError, inside
 from medcl3d.core.geometry import Triple
 from medcl3d.encoders.network import check_patch_size
-from medcl3d.objectives import ComparesPoints, HasTemperature, Objective, objective_type, queue_size_of
+from medcl3d.objectives import (
+    ComparesPoints,
+    HasTemperature,
+    IgnoresQueue,
+    Objective,
+    objective_type,
+    queue_size_of,
+)
 from medcl3d.pairs import (
     PAIRS,
     PairStrategy,
     all_parts,
-    has_gradient_through_negatives,
+    needs_features,
     parts_of,
     queue_size,
     relates_points,
@@ -61,12 +68,22 @@ def check_parts(parts: Pretraining) -> None:
 
 
 def check_points(strategy: PairStrategy, objective: Objective) -> None:
-    """ConfigError if an objective of points needs gradients that a strategy of views cannot give."""
-    views_for_points = isinstance(objective, ComparesPoints) and not relates_points(strategy)
-    if views_for_points and has_gradient_through_negatives(strategy):
-        problem = "the strategy relates crops, and the objective compares points"
-        remedy = "set detach_weights to true, or choose an inner strategy that relates points"
-        raise ConfigError("detach_weights", Word("false"), problem, remedy, owner="pairs")
+    """ConfigError if an objective of points cannot use the relation of a strategy of crops.
+
+    Weights and neighbours of features would be those of points, and the relation that of their crops. A
+    combination of strategies of points relates crops, too.
+    """
+    if not isinstance(objective, ComparesPoints) or relates_points(strategy):
+        return
+    problem = ""
+    if needs_features(strategy):
+        problem = "the relation depends on features of crops, and the objective compares points"
+        remedy = "choose an inner strategy that relates points, or an objective of whole views"
+    elif any(used and relates_points(part) for part, used in _relating(strategy)):
+        problem = "parts relate points, their combination relates crops, and the objective compares points"
+        remedy = "use one of the parts alone, or an objective of whole views"
+    if problem:
+        raise ConfigError(problem=problem, remedy=remedy, place="pairs")
 
 
 def check_frames(parts: Pretraining) -> None:
@@ -116,7 +133,8 @@ def check_uses(config: PretrainConfig, strategy: PairStrategy, objective: Object
             remedy="choose another objective or strategy",
             place=names,
         )
-    if queue_size(strategy) and not objective.dim:
+    ignores = isinstance(objective, IgnoresQueue) or bool(queue_size_of(objective))
+    if queue_size(strategy) and (ignores or not objective.dim):
         problem = "the strategy needs an embedding queue, which the objective does not support"
         remedy = "choose another objective or strategy"
         raise ConfigError(problem=problem, remedy=remedy, place=names)

@@ -155,6 +155,10 @@ class PairDataset(Dataset[RawBatch]):
             world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans])
         )
         inside = _inside(world, affine, torch.tensor(shape).expand(len(affine), 3)) & of_scans
+        # A view that is turned or zoomed out shows more than the crop, repeated at its border.
+        others = torch.tensor([scan != first for scan in scans])
+        if others.any():
+            inside &= _inside(world, batch.affine[others], torch.tensor(shape).expand(int(others.sum()), 3))
         inside &= bool((high > low).all()) and all(collection.share_frame(first, scan) for scan in scans)
         # The first points inside every view; if they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]

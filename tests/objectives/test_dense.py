@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from medcl3d.core.batch import PairBatch, Points, ViewGroup
+from medcl3d.core.keys import Keys
+from medcl3d.core.relation import Relation
 from medcl3d.objectives.dense import Dense, point_features, point_keys
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from tests.pairs.collections import make_collection
@@ -95,6 +97,26 @@ def test_the_gate_keeps_the_same_point_and_ignores_neighbours() -> None:
     )
     assert (relation.negative[near] == 0).all()
     assert (relation.negative[~near] == 1).all()
+
+
+def test_points_of_attracting_crops_repel_within_a_frame_only() -> None:
+    """Of crops that attract across frames, it is not known which points correspond."""
+    objective, _, batch = keys_in_two_samples(same_scan=False)
+    keys = point_keys(batch.main, batch.points)  # type: ignore[arg-type]
+
+    def relate(rows: Keys, cols: Keys, similarity: torch.Tensor | None) -> Relation:
+        attract = torch.full((len(rows), len(cols)), 0.9)
+        return Relation(attract, 1 - attract)
+
+    relation = objective.gate(relate)(keys, keys, None)
+    across = keys.sample[:, None] != keys.sample
+    torch.testing.assert_close(relation.negative[across], torch.full_like(relation.negative[across], 0.1))
+    assert (relation.positive[across] == 0).all()
+    views = ~across & (keys.view[:, None] != keys.view) & (relation.positive == 0)
+    far = (keys.position_mm[:, None] - keys.position_mm).norm(dim=-1) > 5
+    torch.testing.assert_close(
+        relation.negative[views & far], torch.full_like(relation.negative[views & far], 0.9)
+    )
 
 
 def test_points_of_ignored_crops_are_ignored() -> None:

@@ -194,7 +194,7 @@ TWO_SCANS: dict[str, PairStrategy] = {
     "tabular": TabularNeighbours(columns={"age": 10.0}, k=1),
     "sum": Sum(parts=(Choice("same_patient"), Choice("longitudinal"))),
     "product": Product(parts=(Choice("longitudinal"), Choice("same_patient"))),
-    "exclude": Exclude(inner=Choice("cross_modality", {"across_frames": "body"})),
+    "exclude": Exclude(inner=Choice("cross_modality", {"across_frames": "body"}), by="sex"),
     "hard": HardNegatives(inner=Choice("same_patient")),
 }
 

@@ -187,7 +187,7 @@ def test_points_lie_in_the_box_around_the_body(tiny_store: Path) -> None:
 @pytest.mark.parametrize("shared_frame", [True, False])
 def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame: bool) -> None:
     """Two scans on grids of their own: a point is in both crops and both scans, or it is none."""
-    config = config_of_points(tiny_store, {"same_patient": {"position": "matched"}})
+    config = config_of_points(tiny_store, {"same_patient": {"position": "matched", "jitter_mm": 5}})
     parts = assemble(parse(config, PretrainConfig, "test"))
     collection = parts.scans.collection
     frame = collection.columns["patient"] if shared_frame else np.arange(len(collection))
@@ -204,6 +204,10 @@ def test_points_of_two_scans_need_a_common_frame(tiny_store: Path, shared_frame:
             place = batch.points.position_mm[sample][batch.points.valid[sample]]
             for affine, shape in (
                 (batch.main.affine[row], (16, 16, 16)),
+                (
+                    raw.main.affine[row],
+                    (16, 16, 16),
+                ),  # the crop, of which a view may show more
                 (collection.affines[view.scan], collection.shapes[view.scan]),
             ):
                 inverse = torch.linalg.inv(torch.as_tensor(affine))
