@@ -13,4 +13,8 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def read_yaml(file: Path) -> Any:
     """The content of a file. OSError, ValueError or yaml.YAMLError if it cannot be read."""
-    return yaml.load(file.read_text(encoding="utf-8"), Loader=LOADER)
+    loader = LOADER(file.read_text(encoding="utf-8"))
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
