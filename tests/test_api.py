@@ -355,26 +355,28 @@ def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:
 
 
 class Pools(nn.Module):
-    """Maps that are the crop itself, averaged over cubes of `stride` voxels."""
+    """Maps that are the crop itself, averaged over cubes of `stride` voxels, or their first voxels."""
 
-    def __init__(self, stride: int):
+    def __init__(self, stride: int, averages: bool = True):
         super().__init__()
+        self.embeds_patches = averages
         self.channels, self.strides, self.num_features = (1,), ((stride,) * 3,), 1
         self.unused = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Features:
-        found = F.avg_pool3d(x, self.strides[0][0])
+        stride = self.strides[0][0]
+        found = F.avg_pool3d(x, stride) if self.embeds_patches else x[..., ::stride, ::stride, ::stride]
         return Features(found.mean((2, 3, 4)), (found,))
 
 
-def pools(stride: int, patch: int = 8, **options: Any) -> PretrainedEncoder:
+def pools(stride: int, patch: int = 8, averages: bool = True, **options: Any) -> PretrainedEncoder:
     intensity = {
         "kind": "none", "classes": [], "assume_spacing_mm": None, "spacing_mm": None, "nonfinite": "error",
         "channels": "error", "percentiles": [0.5, 99.5], "window_hu": [-1000.0, 1000.0], "crop": "none",
         "label_interpolation": "nearest", "store_as": "int16", **options,
     }  # fmt: skip
     sidecar = {"in_channels": 1, "spacing_mm": [1, 1, 1], "patch_size": [patch] * 3, "intensity": intensity}
-    return PretrainedEncoder(Network(Pools(stride)), sidecar, Path("encoder.safetensors")).eval()
+    return PretrainedEncoder(Network(Pools(stride, averages)), sidecar, Path("encoder.safetensors")).eval()
 
 
 def ramp(path: Path, shape: tuple[int, int, int], spacing: float = 1.0) -> np.ndarray:
@@ -393,12 +395,15 @@ def ramp(path: Path, shape: tuple[int, int, int], spacing: float = 1.0) -> np.nd
 @pytest.mark.parametrize(
     ("stride", "shape", "spacing"), [(1, (9, 12, 7), 1), (2, (13, 20, 11), 1), (4, (24, 21, 26), 2.5)]
 )
+@pytest.mark.parametrize("averages", [True, False])
 def test_a_map_is_where_the_voxels_are(
-    tmp_path: Path, stride: int, shape: tuple[int, int, int], spacing: float
+    tmp_path: Path, averages: bool, stride: int, shape: tuple[int, int, int], spacing: float
 ) -> None:
     """The average of a ramp is its value in the middle, so any shift of the map would show."""
     voxels = ramp(tmp_path / "a.nii.gz", shape, spacing)
-    found = medcl3d.extract_features(pools(stride), tmp_path / "a.nii.gz", dense=True, layer=0)
+    found = medcl3d.extract_features(
+        pools(stride, averages=averages), tmp_path / "a.nii.gz", dense=True, layer=0
+    )
     assert isinstance(found, Tensor) and found.shape == (1, *shape)
     # Voxels of the map that reach over the border average empty space too.
     inside = (slice(2 * stride, -2 * stride),) * 3 if stride > 1 else ()

@@ -80,6 +80,11 @@ class ModuleEncoder(nn.Module):
             self.wrapped = _part(_constructed(path, arguments or {}), attribute, self.name)
 
     @property
+    def embeds_patches(self) -> bool:
+        """Whether the module declares that a voxel of its maps is centred on the block that it covers."""
+        return bool(getattr(self.wrapped, "embeds_patches", False))
+
+    @property
     def choice(self) -> Choice:
         """How a configuration names an encoder that was passed from Python."""
         fields = {name: getattr(self, name) for name in ("path", "channels", "strides", "attribute")}
@@ -135,6 +140,10 @@ def as_encoder(
     channels   of each map
     strides    of each map, cumulative: voxels of the crop per voxel of the map, one number or one per axis
     attribute  the part of the module that is called and trained (default: all of it)
+
+    Voxel i of a map is taken to be centred on voxel i times the stride of the crop, as after strided
+    convolutions with padding. If it is centred on the block that it covers, as after poolings and patch
+    embeddings, set ``embeds_patches = True`` on the module (or on the part that `attribute` names).
 
     Runs copy the module before they train it, so it is unchanged. In YAML, name the class instead, as
     ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}``.
