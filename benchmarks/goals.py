@@ -36,7 +36,7 @@ class Goal:
     """One goal, and the row of a table that shows whether it is met.
 
     table, row  title of the table, and the first cells of the row
-    least       the goal: at least this, or at most if `most`
+    bound       the goal: at least this, or at most if `most`
     limit       first cells of the row of the work that cannot be left out, and what that is
     column      of the figure
     relative    whether the figure of the limit is that of its row divided into that of `row`, as for
@@ -47,7 +47,7 @@ class Goal:
     figure: str
     table: str
     row: tuple[str, ...]
-    least: float
+    bound: float
     most: bool = False
     limit: tuple[tuple[str, ...], str] | None = None
     column: int = -1
@@ -60,11 +60,11 @@ class Goal:
             return None
         mean, low, high = cell
         sign = -1 if self.most else 1
-        if sign * (mean - self.least) >= 0:
+        if sign * (mean - self.bound) >= 0:
             result = "met"
         else:
-            result = "not distinguishable" if low <= self.least <= high else "missed"
-        goal = f"at {'most' if self.most else 'least'} {self.least:g}"
+            result = "not distinguishable" if low <= self.bound <= high else "missed"
+        goal = f"at {'most' if self.most else 'least'} {self.bound:g}"
         measured = f"{mean:g}" if low == high else f"{mean:g} ({low:g} to {high:g})"
         return self.work, self.figure, goal, measured, result, self._limit(rows, mean)
 
@@ -123,7 +123,7 @@ def goals() -> Iterator[Goal]:
         )
         yield step
         parts = "sum of its parts, each alone, over the step"
-        yield replace(step, figure=parts, row=(encoder, PARTS), least=0.95, limit=None)
+        yield replace(step, figure=parts, row=(encoder, PARTS), bound=0.95, limit=None)
         yield Goal(f"run, {encoder}", "peak memory over the least", MEMORY, (encoder, RUN), 1.3, most=True)
     for title, work in ((PREDICTIONS, "prediction"), (FEATURES, "features")):
         for scan in ("96 x 96 x 96", "192 x 96 x 48"):

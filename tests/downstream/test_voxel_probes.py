@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from medcl3d.comparison.analysis.case_values import by_patient
@@ -21,7 +22,7 @@ from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple, triple
 from medcl3d.downstream.dense.context import DenseContext, DenseProbe, FittedProbe, measure_dense
 from medcl3d.downstream.dense.controls import intensity_of, place_mm, place_of
-from medcl3d.downstream.dense.label_propagation import LabelPropagation
+from medcl3d.downstream.dense.label_propagation import LabelPropagation, _Measuring, _Support
 from medcl3d.downstream.dense.voxel_features import DenseEncoder
 from medcl3d.downstream.dense.voxel_grid import Structures
 from medcl3d.downstream.dense.voxel_matching import VoxelMatching
@@ -143,8 +144,9 @@ def test_other_probes_do_not_change_the_pairs_of_a_matching(ball_store: Store) -
     given = context(ball_store, of_world)
     alone = measure_dense({"m": VoxelMatching(queries=50, candidates=100)}, given)
     order = [row["scan"] for row in alone.rows]
-    labelled = given.all_tested()
-    labelled.sort(key=lambda scan: scan % 2)  # not the order of frames
+    labelled, frame = given.all_tested(), ball_store.collection.columns["frame"]
+    before = {scan: sum(frame[one] == frame[scan] for one in labelled if one < scan) for scan in labelled}
+    labelled.sort(key=lambda scan: (before[scan], -scan))  # scans of other frames are between those of one
     matching = VoxelMatching(queries=50, candidates=100)
 
     class Some:
@@ -157,6 +159,22 @@ def test_other_probes_do_not_change_the_pairs_of_a_matching(ball_store: Store) -
     probes: dict[str, DenseProbe] = {"some": Some(), "m": matching}
     both = measure_dense(probes, given)
     assert [row["scan"] for row in both.rows if row["probe"] == "m"] == order and len(order) > 2
+
+
+def test_the_error_of_a_propagation_is_of_the_same_voxels_whatever_they_match() -> None:
+    """One support lacks structure 2: a match in it has no error, and would else leave the mean."""
+
+    def support(classes: list[int]) -> _Support:
+        world, known = np.array([[0.0, 0, 0], [30, 0, 0]]), np.array(classes)
+        trees = {value: cKDTree(world[known == value]) for value in set(classes)}
+        return _Support({}, {}, known, world, world, trees)
+
+    structures = Structures({1: "one", 2: "two"})
+    measuring = _Measuring(LabelPropagation(), None, structures, [support([1, 2]), support([1, 1])], {}, [])  # type: ignore[arg-type]
+    truth, index = np.array([1, 2]), np.zeros((2, 2), dtype=int)
+    first, second = np.array([[1.0, 1.0], [0, 0]]), np.array([[1.0, 0.0], [0, 1.0]])
+    errors = [measuring._measures("", truth, best, index)["error_mm"] for best in (first, second)]
+    assert errors == [0.0, 0.0]  # of the voxel in structure 1
 
 
 def test_shuffled_labels_give_chance(ball_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ class VoxelProbe:
     """Classify every voxel of the test scans from its features, trained on voxels of labelled training scans.
 
     labelled           numbers of labelled patients, each a probe of its own (default: `num_labelled`); with
-                       several, `dice` is the mean over them and `1/dice`, `4/dice` are those of each (of a
-                       structure that a scan lacks: over those that predict it)
+                       several, `dice` is the mean over them and `1/dice`, `4/dice` are those of each; a
+                       structure that a scan lacks counts in the mean for the probes that predict it
     structures         number of structures: the largest in the label maps of the training patients
     voxels_per_scan    number of voxels per labelled scan that heads are fitted on: half in structures, equal
                        numbers in each, half in background, with weights that restore their frequencies
