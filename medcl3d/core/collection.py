@@ -30,7 +30,6 @@ class Collection:
     columns      the columns that a placebo may permute: integer codes (-1: none) for ids, floats for numbers
     patch_size   voxels of a view's grid
     from_world   ``Float64[n, 4, 4]`` world mm -> body mm (default: from the middle of the body's box)
-    body_shift   ``Float64[n, 3]`` shift of body coordinates by a placebo
     slice_seed   seed of a placebo's slice positions
     """
 
@@ -41,7 +40,6 @@ class Collection:
     columns: Mapping[str, Real[np.ndarray, " n"]] = field(default_factory=dict)
     patch_size: Triple = (32, 32, 32)
     from_world: Float64[np.ndarray, "n 4 4"] | None = None
-    body_shift: Float64[np.ndarray, "n 3"] | None = None
     slice_seed: int | None = None
 
     def __len__(self) -> int:
@@ -94,7 +92,6 @@ class Collection:
             body_boxes=self.body_boxes[index],
             columns={name: values[index] for name, values in self.columns.items()},
             from_world=None if self.from_world is None else self.from_world[index],
-            body_shift=None if self.body_shift is None else self.body_shift[index],
         )
 
     def with_columns(self, columns: Mapping[str, Real[np.ndarray, " n"]]) -> Collection:
@@ -151,8 +148,7 @@ class Collection:
         if from_world is None:
             boxes = zip(self.affines, self.body_boxes, strict=True)
             from_world = np.array([middle_of_body(affine, box) for affine, box in boxes]).reshape(-1, 4, 4)
-        coordinates = BodyCoordinates.of(from_world, self.affines, self.body_boxes)
-        return coordinates if self.body_shift is None else replace(coordinates, shift=self.body_shift)
+        return BodyCoordinates(from_world)
 
     def world(
         self, scans: Int[np.ndarray, " N"], voxels: Real[np.ndarray, "N 3"]
@@ -188,7 +184,7 @@ class Collection:
         """
         low, stop = self.body_boxes[scans, 0], self.body_boxes[scans, 1]
         position: np.ndarray = (voxels - low + 0.5) / (stop - low)
-        return position if self.body_shift is None else np.mod(position + self.body_shift[scans], 1.0)
+        return position
 
     def keys(
         self, views: Sequence[ViewSpec], sample: Real[np.ndarray, " N"], view: Real[np.ndarray, " N"]

@@ -17,6 +17,8 @@ class Stream(IntEnum):
     PARTNER = 3
     MASK = 4
     LABELLED = 5
+    PLACEBO = 6
+    PLACEBO_POINTS = 7
     VIEW = 16
 
 

@@ -194,6 +194,12 @@ class Product:
                     problem=f"on_missing: {on_missing} selects anchors, which only the first part does",
                     remedy="put that part first, with `inner` for the views, or remove on_missing",
                 )
+        for part in self.strategies:
+            if "positive" not in traits_of(part).signal_weights and not isinstance(part, Exclude):
+                raise ConfigError(
+                    problem=f"{type(part).__name__} only sets M, and the M of a product is 1 - P",
+                    remedy="leave this part out, or make the product its inner strategy if it has one",
+                )
 
     @cached_property
     def strategies(self) -> tuple[PairStrategy, ...]:

@@ -51,7 +51,7 @@ class CycleVoxels(PointsOfCrops):
 
     @property
     def traits(self) -> StrategyTraits:
-        """The traits: a placebo moves the place that is searched, not the points within a patient."""
+        """The traits: in a placebo the place that is searched is unrelated to the point."""
         return StrategyTraits(signal_columns=("body",), relates_points=True)
 
     def link(self, rows: Keys, cols: Keys, similarity: Float[Tensor, "N M"]) -> tuple[Keys, Keys]:

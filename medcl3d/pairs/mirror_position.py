@@ -42,7 +42,7 @@ class MirrorPosition(PointsOfCrops):
 
     @property
     def traits(self) -> StrategyTraits:
-        """The traits: a placebo moves the plane in each scan, and with it the place that repels."""
+        """The traits: in a placebo the place that repels is unrelated to the mirror image."""
         return StrategyTraits(
             signal_columns=("body",),
             signal_weights=frozenset({"negative"}),

@@ -13,8 +13,8 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PairStrategy, traits_of
 
-# Signals that are not columns of the manifest: shuffled within a sample (positions and regions of points) and
-# within a scan.
+# Signals that are not columns of the manifest: permuted within a sample (positions and regions of points) or
+# within a scan (slices and body coordinates).
 POINTS, SLICE = "position_mm", "slice"
 
 
@@ -22,9 +22,10 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
     """The collection with the strategy's signal columns permuted among scans, once per seed.
 
     All columns are permuted together, which keeps their joint distribution; among patients instead of scans
-    if all are constant within each patient, so that scans of a patient still share them. `body` shifts each
-    scan's body coordinates by an offset of its own; `slice` permutes the slices of each scan; `position_mm`
-    and the regions of points are left to the loader, which shuffles them among the points of a sample.
+    if all are constant within each patient, so that scans of a patient still share them. `slice` permutes the
+    slices of each scan. The rest is left to the loader: a sample has the body coordinates of another sample
+    of its scans, so that they are distributed as before, and the positions and regions of points are permuted
+    within a sample.
     ConfigError if the strategy has no signal column and therefore no placebo.
     """
     signal_columns = traits_of(strategy).signal_columns
@@ -50,8 +51,6 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
         _, first, owner = np.unique(collection.columns["patient"], return_index=True, return_inverse=True)
         order = first[rng.permutation(len(first))][owner]
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
-    if BODY in signal_columns:
-        shuffled = replace(shuffled, body_shift=rng.uniform(0.0, 1.0, (len(collection), 3)))
     return replace(shuffled, slice_seed=seed) if SLICE in signal_columns else shuffled
 
 
@@ -67,6 +66,11 @@ def _of_patients(collection: Collection, names: Sequence[str]) -> bool:
         return bool(np.all((values == of_first) | ((values != values) & (of_first != of_first))))  # NaN
 
     return all(constant(collection.columns[name]) for name in names)
+
+
+def permutes_body(strategy: PairStrategy) -> bool:
+    """Whether a placebo gives a sample the body coordinates of another one."""
+    return BODY in traits_of(strategy).signal_columns
 
 
 def permutes_points(strategy: PairStrategy) -> bool:

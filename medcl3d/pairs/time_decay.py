@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -56,6 +56,8 @@ class TimeDecay:
     time_constant_days: Positive = 365.0
     max_gap_days: Positive | None = None
     jitter_mm: NonNegative = 0.0
+
+    num_views: ClassVar[int] = 4
 
     @cached_property
     def _visits(self) -> Longitudinal:

@@ -71,13 +71,17 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
     """ConfigError if an objective of points cannot use the relation of a strategy of crops.
 
     Weights and neighbours of features would be those of points, and the relation that of their crops. A
-    combination of strategies of points relates crops, too.
+    combination of strategies of points relates crops, too. Points of one crop repel whatever the relation of
+    crops is, so that negatives cannot be excluded there.
     """
     if not isinstance(objective, ComparesPoints) or relates_points(strategy):
         return
     problem = ""
     if needs_features(strategy):
         problem = "the relation depends on features of crops, and the objective compares points"
+        remedy = "choose an inner strategy that relates points, or an objective of whole views"
+    elif traits_of(strategy).signal_weights == {"negative"}:
+        problem = "only negatives of crops are excluded, and the points of one crop would repel nevertheless"
         remedy = "choose an inner strategy that relates points, or an objective of whole views"
     elif any(used and relates_points(part) for part, used in _relating(strategy)):
         problem = "parts relate points, their combination relates crops, and the objective compares points"

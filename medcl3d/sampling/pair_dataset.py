@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from medcl3d.core.batch import Points
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
-from medcl3d.pairs.placebo import permutes_points, permutes_regions
+from medcl3d.pairs.placebo import permutes_body, permutes_points, permutes_regions
 from medcl3d.pairs.traits import region_traits_of
 from medcl3d.sampling.crops import to_grid, view_affines, view_spacings
 from medcl3d.sampling.plan import Plan, RankSlice, stacked
@@ -33,7 +34,8 @@ class PairDataset(Dataset[RawBatch]):
     """Item `step` is this rank's contiguous slice of global batch `step`.
 
     num_points: number of points that the views of a sample share, 0 for none. The points of a placebo keep
-    their pairs and lose their positions or regions.
+    their pairs and lose their positions or regions; its views and points have the body coordinates of another
+    sample of the same anchor.
     """
 
     store: Store
@@ -86,14 +88,27 @@ class PairDataset(Dataset[RawBatch]):
             numbers = [[(index, v) for v, view in enumerate(views) if view.role == role] for role in roles]
             by_role = [a + b for a, b in zip(by_role, numbers, strict=True)] if by_role else numbers
         groups = tuple(self._group(step, samples, crops, chosen) for chosen in by_role)
+        elsewhere: tuple[RawGroup, ...] | None = None
+        if self.is_placebo and permutes_body(self.strategy):
+            others = [self._elsewhere(step, index) for index in range(len(samples))]
+            elsewhere = tuple(self._group(step, others, (), chosen) for chosen in by_role)
+            groups = tuple(with_body_of(*pair) for pair in zip(groups, elsewhere, strict=True))
         if not self.num_points:
             return RawBatch(groups)
-        counts = np.bincount([index for index, _ in by_role[0]])
-        points = [
-            self._points(groups[0][stop - count : stop], self._slice.generator(step, index, Stream.POINTS))
-            for index, (count, stop) in enumerate(zip(counts.tolist(), counts.cumsum().tolist(), strict=True))
-        ]
+        stops = np.bincount([index for index, _ in by_role[0]]).cumsum().tolist()
+        points = []
+        for index, (start, stop) in enumerate(pairwise([0, *stops])):
+            rng, other = self._slice.generator(step, index, Stream.POINTS), None
+            if elsewhere is not None:
+                other = elsewhere[0][start:stop], self._slice.generator(step, index, Stream.PLACEBO_POINTS)
+            points.append(self._points(groups[0][start:stop], rng, other))
         return RawBatch(groups, Points.cat(points))
+
+    def _elsewhere(self, step: int, index: int) -> tuple[ViewSpec, ...]:
+        """Another sample of the same anchor: a placebo takes its body coordinates."""
+        anchor, _ = self.draw(step, index)
+        rng = self._slice.generator(step, index, Stream.PLACEBO)
+        return self.strategy.sample(self.scans.collection, anchor, rng)
 
     def _group(
         self,
@@ -102,7 +117,10 @@ class PairDataset(Dataset[RawBatch]):
         crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]] | None,
         chosen: Sequence[tuple[int, int]],
     ) -> RawGroup:
-        """The views of one role of all samples; `chosen`: sample in the batch, and view in the sample."""
+        """The views of one role of all samples; `chosen`: sample in the batch, and view in the sample.
+
+        crops: as in `collate`; if empty, no voxel is read.
+        """
         collection = self.scans.collection
         views = [samples[index][v] for index, v in chosen]
         draws = [
@@ -110,9 +128,13 @@ class PairDataset(Dataset[RawBatch]):
             for (index, v), view in zip(chosen, views, strict=True)
         ]
         run_wide = np.array([self._slice.number(step, index) for index, _ in chosen])
+        if crops is None:
+            voxels = self._read(views)
+        else:
+            voxels = torch.stack([crops[i][v] for i, v in chosen]) if crops else torch.empty(len(views), 0)
         return RawGroup(
             role=views[0].role,
-            crops=self._read(views) if crops is None else torch.stack([crops[i][v] for i, v in chosen]),
+            crops=voxels,
             affine=view_affines(collection, views),
             spacing_mm=view_spacings(collection, views),
             parameters=stacked(draws),
@@ -131,15 +153,46 @@ class PairDataset(Dataset[RawBatch]):
                 crop.copy_(to_grid(torch.from_numpy(self.store.read_crop(row, view.box)), view))
         return crops
 
-    def _points(self, batch: RawGroup, rng: np.random.Generator) -> Points:
-        """Positions inside every scan and every global view of the sample, uniform in their intersection.
+    def _points(
+        self,
+        group: RawGroup,
+        rng: np.random.Generator,
+        elsewhere: tuple[RawGroup, np.random.Generator] | None,
+    ) -> Points:
+        """Points of one sample; `elsewhere`: the sample whose body coordinates they have in a placebo."""
+        collection, first = self.scans.collection, group.views[0].scan
+        voxels, position, valid = self._shared_positions(group, rng)
+        key = (
+            position[torch.from_numpy(rng.permutation(self.num_points))]
+            if self.is_placebo and permutes_points(self.strategy)
+            else position
+        )
+        in_body = position
+        if elsewhere is not None:
+            first, (_, in_body, _) = elsewhere[0].views[0].scan, self._shared_positions(*elsewhere)
+        place = torch.from_numpy(collection.body.place(np.full(len(in_body), first), in_body.numpy()))
+        points = Points(position[None], key[None], place[None], valid[None])
+        regions = region_traits_of(self.strategy)
+        if regions is None:
+            return points
+        row = int(self.scans.rows[group.views[0].scan])
+        found = regions_at(self.store, row, voxels, regions.supervoxel_mm)
+        if self.is_placebo and permutes_regions(self.strategy):
+            found = rng.permutation(found)
+        return replace(points, region=torch.from_numpy(found)[None])
 
-        Only its part within the box around the body, if there is one. World mm are comparable only if the
-        scans share a frame; across frames no point is valid.
+    def _shared_positions(
+        self, group: RawGroup, rng: np.random.Generator
+    ) -> tuple[Float64[np.ndarray, "P 3"], Float64[Tensor, "P 3"], Bool[Tensor, " P"]]:
+        """Positions inside every scan and every global view of a sample, uniform in their intersection.
+
+        In voxels of the scan of its first view and in world mm, and whether each is valid. Only the part
+        within the box around the body is used, if there is one. World mm are comparable only if the scans
+        share a frame; across frames no point is valid.
         """
-        collection, first = self.scans.collection, batch.views[0].scan
+        collection, first = self.scans.collection, group.views[0].scan
         # Boxes of one scan intersect on its grid; boxes of other scans are compared in world mm below.
-        boxes = [view.box for view in batch.views if view.scan == first]
+        boxes = [view.box for view in group.views if view.scan == first]
         low = np.maximum(np.max([box.start for box in boxes], axis=0), 0)
         stop = np.minimum(np.min([box.stop for box in boxes], axis=0), collection.shapes[first])
         body = collection.body_boxes[first]
@@ -148,9 +201,9 @@ class PairDataset(Dataset[RawBatch]):
         low, high = low - 0.5, np.maximum(stop, low) - 0.5
         voxels = rng.uniform(low, high, (self.num_points * CANDIDATES_PER_POINT, 3))
         world = torch.from_numpy(collection.world(np.full(len(voxels), first), voxels))
-        shape = batch.crops.shape[2:]
-        affine = batch.affine @ self.recipe.voxel_map(batch.parameters, tuple(shape), batch.spacing_mm)
-        scans = [view.scan for view in batch.views]
+        shape = group.views[0].out_shape
+        affine = group.affine @ self.recipe.voxel_map(group.parameters, shape, group.spacing_mm)
+        scans = [view.scan for view in group.views]
         of_scans = _inside(
             world, torch.from_numpy(collection.affines[scans]), torch.from_numpy(collection.shapes[scans])
         )
@@ -158,27 +211,17 @@ class PairDataset(Dataset[RawBatch]):
         # A view that is turned or zoomed out shows more than the crop, repeated at its border.
         others = torch.tensor([scan != first for scan in scans])
         if others.any():
-            inside &= _inside(world, batch.affine[others], torch.tensor(shape).expand(int(others.sum()), 3))
+            inside &= _inside(world, group.affine[others], torch.tensor(shape).expand(int(others.sum()), 3))
         inside &= bool((high > low).all()) and all(collection.share_frame(first, scan) for scan in scans)
         # The first points inside every view; if they are too few, the rest is marked as not valid.
         chosen = torch.argsort(inside.to(torch.int8), descending=True, stable=True)[: self.num_points]
-        position, valid = world[chosen], inside[chosen]
-        key = (
-            position[torch.from_numpy(rng.permutation(self.num_points))]
-            if self.is_placebo and permutes_points(self.strategy)
-            else position
-        )
-        place = torch.from_numpy(collection.body.place(np.full(len(position), first), position.numpy()))
-        points = Points(position[None], key[None], place[None], valid[None])
-        regions = region_traits_of(self.strategy)
-        if regions is None:
-            return points
-        found = regions_at(
-            self.store, int(self.scans.rows[first]), voxels[chosen.numpy()], regions.supervoxel_mm
-        )
-        if self.is_placebo and permutes_regions(self.strategy):
-            found = rng.permutation(found)
-        return replace(points, region=torch.from_numpy(found)[None])
+        return voxels[chosen.numpy()], world[chosen], inside[chosen]
+
+
+def with_body_of(group: RawGroup, other: RawGroup) -> RawGroup:
+    """The views with the body coordinates of another group's views."""
+    keys = replace(group.keys, body=other.keys.body, fraction=other.keys.fraction)
+    return replace(group, keys=keys)
 
 
 def _inside(

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medcl3d.comparison.plan.arm_types import arm_types_of
 from medcl3d.comparison.plan.config import Arm, CompareConfig, Recipe
-from medcl3d.comparison.plan.controls import with_controls
+from medcl3d.comparison.plan.controls import num_views, with_controls
 from medcl3d.comparison.plan.runs import plan
 from medcl3d.config.loading import parse
+from tests.pairs.collections import make_collection
+from tests.pairs.test_strategies import STRATEGIES, build, fit_for
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DENSE = {"config": str(CONFIGS / "pretrain" / "hippocampus_dense.yaml")}
@@ -103,6 +106,13 @@ def test_augmented_views_have_as_many_views_as_the_compared_arm(pairs: dict[str,
         pretrainings={"three": three}, arms={"three": {"pretraining": "three"}}, controls=["augmented_views"]
     )
     assert config.pretrainings["augmented_views"].set["pairs"] == {"augmented_views": {"num_views": 3}}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_number_of_views_is_that_of_a_sample(name: str) -> None:
+    strategy, collection = build(name), fit_for(name, make_collection(0, 12))
+    views = strategy.sample(collection, int(strategy.anchors(collection).ids[0]), np.random.default_rng(0))
+    assert num_views(strategy) == sum(view.role == "global" for view in views)
 
 
 def test_augmented_views_have_as_many_points_as_the_compared_arm() -> None:

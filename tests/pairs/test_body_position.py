@@ -14,7 +14,6 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.keys import Keys
 from medcl3d.pairs.body_position import BodyPosition
 from medcl3d.pairs.pair_of_crops import relate_points
-from medcl3d.pairs.placebo import placebo
 from tests.pairs.collections import collections, make_collection
 from tests.pairs.test_strategies import batch_of_views
 
@@ -93,26 +92,6 @@ def test_noise_shifts_each_scan_as_a_whole_and_is_reproducible() -> None:
     noisy = strategy.relate(keys, keys, None).positive[across]
     assert torch.equal(noisy, strategy.relate(keys, keys, None).positive[across])
     assert not torch.allclose(noisy, still.relate(keys, keys, None).positive[across], atol=0.01)
-
-
-def test_a_placebo_keeps_relations_within_a_patient_and_changes_those_across() -> None:
-    collection = make_collection(0, 10)
-    strategy = BodyPosition(alpha=1.0, sigma_mm=10.0)
-    shuffled = placebo(collection, strategy, 3)
-    views = batch_of_views(strategy, collection, 0, count=30)
-    permuted = dataclasses.replace(
-        views, body=torch.from_numpy(shuffled.body.place(views.scan.numpy(), views.center_mm.numpy()))
-    )
-    across = views.patient[:, None] != views.patient
-    without, with_placebo = (strategy.relate(keys, keys, None).positive for keys in (views, permuted))
-    assert abs(float(np.corrcoef(without[across], with_placebo[across])[0, 1])) < 0.2
-    keys = points_in(shuffled, views, 0)
-    same_scan = keys.scan[:, None] == keys.scan
-    honest = points_in(collection, views, 0)
-    assert torch.equal(
-        strategy.relate(keys, keys, None).positive[same_scan],
-        strategy.relate(honest, honest, None).positive[same_scan],
-    )
 
 
 def test_the_loader_sets_body_coordinates_of_points(tmp_path: object, tiny_store: object) -> None:

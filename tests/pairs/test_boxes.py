@@ -266,13 +266,6 @@ def test_the_gap_along_an_axis_is_in_mm_at_any_in_plane_position(axis: int, axes
     np.testing.assert_allclose(gap_mm(keys[:2], keys, axis), np.abs(along[:2, None] - along), atol=1e-9)
 
 
-def test_body_coordinates_end_at_the_outer_faces_of_the_first_and_last_voxel() -> None:
-    """A body of 4 x 6 x 8 voxels of 0.5 x 2 x 3 mm is 2 x 12 x 24 mm about its middle."""
-    body = collection_of(body=((3, 4, 5), (7, 10, 13)), rotations=[np.eye(3)]).body
-    np.testing.assert_allclose(body.box_mm[0], [[-1, -6, -12], [1, 6, 12]])
-    np.testing.assert_allclose(body.extent_mm, body.box_mm[0])
-
-
 @pytest.mark.parametrize("target", [0.05, 0.3, 0.7, 1.0])
 def test_shifted_boxes_have_the_target_iou(target: float) -> None:
     rng, size = np.random.default_rng(0), np.array([10, 20, 30])

@@ -79,6 +79,10 @@ def test_invalid_combinations_are_refused() -> None:
         Sum(parts=(OVERLAP, PATIENT), weights=(1.0,))
     with pytest.raises(ConfigError, match="a product has two or more"):
         Product(parts=(OVERLAP,))
+    for part in ("hard_negatives", "mirror_position"):
+        with pytest.raises(ConfigError, match=r"only sets M, and the M of a product is 1 - P"):
+            Product(parts=(OVERLAP, Choice(part)))
+    Product(parts=(OVERLAP, Choice("exclude", {"inner": "overlapping_crops"})))
     with pytest.raises(DataError, match=r"by = site: the manifest has no such column; choose from patient"):
         Exclude(inner=OVERLAP, by="site").anchors(make_collection(0, 4))
 

@@ -17,7 +17,6 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import ConfigError
 from medcl3d.core.keys import Keys
 from medcl3d.pairs.mirror_position import MirrorPosition
-from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
@@ -83,14 +82,6 @@ def test_points_that_are_ignored_stay_ignored() -> None:
     found = MirrorPosition(ignore_mm=20.0, sigma_mm=80.0).relate(keys, keys, None)
     ignored = (known.positive == 0) & (known.negative == 0)
     assert ignored.sum() > len(keys) and (found.negative[ignored] == 0).all()
-
-
-def test_a_placebo_moves_the_plane_and_keeps_positives() -> None:
-    collection, strategy = make_collection(1, 8), MirrorPosition(sigma_mm=15.0)
-    moved = placebo(collection, strategy, 0)
-    views = [batch_of_views(strategy, one, 3, count=8) for one in (collection, moved)]
-    true, false = (strategy.relate(one, one, None) for one in views)
-    assert torch.equal(true.positive, false.positive) and not torch.equal(true.negative, false.negative)
 
 
 def test_descent_separates_mirror_images_more_than_other_negatives() -> None:

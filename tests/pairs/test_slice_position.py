@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from medcl3d.core.collection import Collection
 from medcl3d.core.geometry import Triple
 from medcl3d.core.keys import Keys
-from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.slice_position import SlicePosition
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
@@ -139,19 +138,3 @@ def test_a_slab_has_the_configured_thickness_and_is_one_per_sample() -> None:
         views[0].box.size[1] == max(1, round(6.0 / collection.spacings[2, 1]))
         and views[0].out_shape == collection.patch_size
     )
-
-
-def test_a_placebo_changes_positions_across_scans_and_keeps_them_within() -> None:
-    collection = dataclasses.replace(make_collection(0, 8), patch_size=(4, 4, 4))
-    shuffled = placebo(collection, SlicePosition(), 0)
-    scans, rng = np.repeat(np.arange(8), 50), np.random.default_rng(1)
-    voxels = rng.uniform(collection.body_boxes[scans, 0], collection.body_boxes[scans, 1])
-    true, permuted = collection.fraction(scans, voxels)[:, 2], shuffled.fraction(scans, voxels)[:, 2]
-    assert ((permuted >= 0) & (permuted < 1)).all()
-    across = scans[:, None] != scans
-    without, with_placebo = np.abs(true[:, None] - true) < 0.1, np.abs(permuted[:, None] - permuted) < 0.1
-    assert abs(without[across].mean() - with_placebo[across].mean()) < 0.05, "as many positives as before"
-    assert (without & with_placebo)[across].mean() / with_placebo[across].mean() < 0.3, "but not the same"
-    circle = np.minimum(np.mod(permuted[:, None] - permuted, 1), np.mod(permuted - permuted[:, None], 1))
-    apart = np.minimum(np.abs(true[:, None] - true), 1 - np.abs(true[:, None] - true))
-    assert np.allclose(circle[~across], apart[~across])

@@ -30,6 +30,7 @@ def test_objectives_that_read_a_queue_are_accepted(tiny_store: Path, objective: 
     ("pairs", "problem"),
     [
         ({"hard_negatives": {"inner": "overlapping_crops"}}, "depends on features of crops"),
+        ({"exclude": {"inner": "overlapping_crops"}}, "only negatives of crops are excluded"),
         ({"sum": {"parts": POINTS}}, "their combination relates crops"),
         ({"product": {"parts": POINTS}}, "their combination relates crops"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.config.loading import parse
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.core.geometry import Box, ViewSpec
+from medcl3d.core.keys import Keys
+from medcl3d.objectives.dense import point_keys
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import Pretraining, assemble
 from medcl3d.sampling.augment import make_views
@@ -226,6 +230,50 @@ def test_a_placebo_shuffles_places_and_keeps_pairs(tiny_store: Path) -> None:
     assert torch.equal(true.position_mm, shuffled.position_mm) and torch.equal(true.key_mm, true.position_mm)
     assert not torch.equal(shuffled.key_mm, true.key_mm)
     assert torch.equal(shuffled.key_mm.sort(1).values, true.key_mm.sort(1).values)
+
+
+def keys_of_steps(parts: Pretraining, steps: int) -> Iterator[Keys]:
+    """The keys of some batches as the objective relates them: of points if there are any, else of views."""
+    dataset = parts.dataset()
+    for step in range(steps):
+        batch = make_views(dataset[step], parts.learner.recipe)
+        yield batch.main.keys if batch.points is None else point_keys(batch.main, batch.points)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "objective"),
+    [
+        ({"body_position": {"num_points": 8, "alpha": 1.0, "sigma_mm": 15.0}}, "dense"),
+        ({"body_position": {"alpha": 1.0, "sigma_mm": 15.0}}, "simclr"),
+        ({"slice_position": {"thickness_mm": 8}}, "simclr"),
+        ({"mirror_position": {"num_points": 8, "sigma_mm": 6.0}}, "dense"),
+        ({"exclude": {"inner": "overlapping_crops", "by": "body", "nearer_mm": 10.0}}, "simclr"),
+    ],
+)
+def test_a_placebo_of_body_positions_has_as_many_pairs_and_unrelated_ones(
+    pairs: dict[str, dict[str, object]], objective: str, tiny_store: Path
+) -> None:
+    config = config_of_points(tiny_store, pairs) | {"objective": objective}
+    config["views"] = {"mri": {"flip_probability": [0, 0, 0]}}
+    config["train"] = {"steps": 60, "samples_per_step": 8}
+    strategy, control = (
+        assemble(parse(config | {"placebo": on}, PretrainConfig, "test")) for on in (False, True)
+    )
+    across: list[Tensor] = []
+    for true, false in zip(keys_of_steps(strategy, 60), keys_of_steps(control, 60), strict=True):
+        assert torch.equal(true.center_mm, false.center_mm) and not torch.equal(true.body, false.body)
+        own, other = (strategy.strategy.relate(keys, keys, None) for keys in (true, false))
+        same = (true.sample[:, None] == true.sample) & (true.point[:, None] == true.point)
+        assert torch.equal(own.positive[same], other.positive[same]), "pairs of a sample stay pairs"
+        others = true.patient[:, None] != true.patient
+        across.append(
+            torch.stack([w.double()[others] for one in (own, other) for w in (one.positive, one.negative)])
+        )
+    positive, negative, of_control, against_control = torch.cat(across, dim=1)
+    for true_weight, weight in ((positive, of_control), (negative, against_control)):
+        assert weight.mean() == pytest.approx(float(true_weight.mean()), rel=0.15)
+        if true_weight.std() > 0:
+            assert abs(np.corrcoef(true_weight, weight)[0, 1]) < 0.1
 
 
 def test_scans_too_small_are_refused_padded_or_skipped_as_asked(tiny_store: Path) -> None:

@@ -90,7 +90,7 @@ def _with_pairs(config: CompareConfig, planned: dict[str, Any]) -> Iterator[tupl
 
 def _with_augmented(recipe: Recipe, fields: Any) -> Recipe:
     """The recipe with augmented views instead of its pairs: as many views and points per sample."""
-    views, points = _num_views(_strategy(fields)), _points(fields)
+    views, points = num_views(_strategy(fields)), _points(fields)
     recipe = _replaced(recipe, "pairs", {AUGMENTED: {} if views == 2 else {"num_views": views}})
     if not points:
         return recipe
@@ -108,10 +108,10 @@ def _strategy(fields: Any) -> PairStrategy:
     return strategy
 
 
-def _num_views(strategy: PairStrategy) -> int:
+def num_views(strategy: PairStrategy) -> int:
     """Global views in a sample: `num_views` of the part that draws them, two if it has no such field."""
     parts = parts_of(strategy)
-    return int(getattr(strategy, "num_views", 2)) if not parts else _num_views(parts[0])
+    return int(getattr(strategy, "num_views", 2)) if not parts else num_views(parts[0])
 
 
 def _points(fields: Any) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _rest(fields: Any) -> dict[str, Any]:
     """A pretraining's configuration without its pairs, with the number of views and points per sample."""
     rest = {key: value for key, value in _task(fields).items() if key != "pairs"}
     objective = {fields.objective.name: {**fields.objective.fields, **_points(fields)}}
-    return rest | {"objective": objective, "num_views": _num_views(_strategy(fields))}
+    return rest | {"objective": objective, "num_views": num_views(_strategy(fields))}
 
 
 def _placebos(config: CompareConfig) -> Controls:
