@@ -57,6 +57,7 @@ PANELS = (
         sign=-1,
         digits=1,
     ),
+    Panel("hearts, frozen", "Dice", "sunnybrook_voxels.csv", "voxel_probe/dice", "untrained"),
     Panel(
         "hippocampus, fine-tuned",
         "Dice",

@@ -7,8 +7,10 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from medcl3d.comparison.compare import compare
 from medcl3d.evaluation.statistics.crossed import over_replicates
 
 DOCS = Path(__file__).parents[2] / "docs"
+CONTROLS = ("place", "intensity_place", "intensity")
 PROBE, RECALL, MAP = "linear/balanced_accuracy", "crop_retrieval/recall@1", "crop_retrieval/average_precision"
 
 
@@ -118,35 +121,90 @@ def assert_shows_scores(report: Path, column: int) -> None:
         assert cells[column + 1] == f"{encoder}, {place}"
 
 
-def test_the_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
-    config = DOCS.parent / "configs" / "compare" / "study" / "sarcoma.yaml"
-    compare(config, [f"out_dir={tmp_path}"], from_runs=[DOCS / "results" / "study" / "sarcoma.jsonl.xz"])
-    report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
-    section = "Sarcoma: which pairs teach an encoder to find a point of a CT in the PET?"
-    table = cells_of("results/index.md", section, "arm")
-    found = pd.read_csv(tmp_path / "evaluate" / "results.csv")
-    committed = pd.read_csv(DOCS / "results" / "sarcoma_matching.csv")
+@dataclass(frozen=True)
+class Study:
+    """A study that was rebuilt from its archive: its report, mean per arm, and the section of the page."""
+
+    folder: Path
+    report: str
+    rows: pd.DataFrame
+    arms: dict[str, dict[str, Any]]
+    section: str
+
+    def shown(self, arm: str, number: str) -> str:
+        """The difference of an arm to the reference, as the pages quote it."""
+        one = self.arms[arm]["difference"]
+        quoted = f"{one['mean']:{number}} [{one['low']:{number}}, {one['high']:{number}}]"
+        return quoted.replace("-", "\N{MINUS SIGN}")
+
+
+def rebuilt(name: str, rows: str, section: str, folder: Path) -> Study:
+    """The study `name`, whose rows, table and p-values are those of its archive."""
+    config = DOCS.parent / "configs" / "compare" / "study" / f"{name}.yaml"
+    archive = DOCS / "results" / "study" / f"{name}.jsonl.xz"
+    compare(config, [f"out_dir={folder}"], from_runs=[archive])
+    report = (folder / "evaluate" / "results.md").read_text(encoding="utf-8")
+    found = pd.read_csv(folder / "evaluate" / "results.csv")
+    committed = pd.read_csv(DOCS / "results" / rows)
     pd.testing.assert_frame_equal(found[list(committed)], committed)
-    rows = found.groupby("arm").mean(numeric_only=True)
-    assert set(table) == set(rows.index)
+    means = found.groupby("arm").mean(numeric_only=True)
+    table = cells_of("results/index.md", section, "arm")
+    assert set(table) == set(means.index)
     shown = [f"| {arm} | {cell} |" for arm, cells in table.items() for cell in cells if cell]
     assert len(shown) == 18 and all(one in report for one in shown)
-    text = (DOCS / "results/index.md").read_text(encoding="utf-8").split(f"## {section}\n")[1]
-    controls = rows.loc["untrained"].filter(like="voxel_matching/frame/")
+    page = (DOCS / "results/index.md").read_text(encoding="utf-8")
+    conclusion = json.loads((folder / "evaluate" / "conclusion.json").read_text())
+    arms = {arm["name"]: arm for arm in conclusion["arms"]}
+    text = page.split(f"## {section}\n")[1].split("\n## ")[0]
+    for arm in arms.values():
+        assert arm["p"] is None or arm["p"] < 0.001 or f"p = {arm['p']:.3f}" in text, arm["name"]
+    return Study(folder, report, means, arms, text)
+
+
+def assert_quoted(text: str, *pages: str) -> None:
+    """The answers and these pages quote a figure."""
+    for page in ("results/index.md", *pages):
+        words = " ".join((DOCS / page).read_text(encoding="utf-8").split())
+        assert text in words, page
+
+
+def test_the_study_of_matching_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+    section = "Sarcoma: which pairs teach an encoder to find a point of a CT in the PET?"
+    study = rebuilt("sarcoma", "sarcoma_matching.csv", section, tmp_path)
     for name in ("intensity_place/error_mm", "intensity/error_mm", "chance_error_mm"):
-        assert f"{controls[f'voxel_matching/frame/{name}']:.1f} mm" in text.split("\n- ")[0]
-    conclusion = json.loads((tmp_path / "evaluate" / "conclusion.json").read_text())
-    p = {arm["name"]: arm["p"] for arm in conclusion["arms"]}
-    assert max(p["untrained"], p["random_contrast"]) < 0.001 and "both p < 0.001" in text
-    for arm in ("cross_modality", "overlapping_crops", "same_patient"):
-        assert f"p = {p[arm]:.3f}" in text
-    gain = next(one["difference"] for one in conclusion["arms"] if one["name"] == "cross_modality")
-    quoted = f"{gain['mean']:+.1f} mm [{gain['low']:+.1f}, {gain['high']:+.1f}]".replace(
-        "-", "\N{MINUS SIGN}"
-    )
-    for page in ("results/index.md", "strategies/cross_modality.md", "../README.md"):
-        assert quoted in (DOCS / page).read_text(encoding="utf-8"), page
+        known = study.rows.loc["untrained", f"voxel_matching/frame/{name}"]
+        assert f"{known:.1f} mm" in study.section.split("\n- ")[0]
+    assert max(study.arms[arm]["p"] for arm in ("untrained", "random_contrast")) < 0.001
+    assert "both p < 0.001" in study.section
+    quoted = study.shown("cross_modality", "+.1f").replace(" [", " mm [")
+    assert_quoted(quoted, "strategies/cross_modality.md", "../README.md")
     assert_shows_scores(tmp_path / "evaluate" / "report.html", 2)
+
+
+def test_the_study_of_hearts_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+    section = "Hearts: which pairs teach an encoder to outline the left ventricle?"
+    study = rebuilt("sunnybrook", "sunnybrook_voxels.csv", section, tmp_path)
+    controls = (study.rows.loc["untrained", f"voxel_probe/{name}/dice"] for name in CONTROLS)
+    place, both, intensity = (f"{value:.3f}" for value in controls)
+    without = (
+        f"position alone {place} Dice, intensity and position together {both}, intensity alone {intensity}."
+    )
+    assert without in study.section
+    choosing = (DOCS / "concepts" / "choosing.md").read_text(encoding="utf-8")
+    for arm in ("adjacent_slices", "same_patient"):
+        assert_quoted(study.shown(arm, "+.3f"), "../README.md", f"strategies/{arm}.md")
+        assert f"{study.arms[arm]['difference']['mean']:+.3f} Dice to `augmented_views`" in choosing
+    recall = study.rows["retrieval/recall@1"]
+    assert f"`augmented_views` is {recall['augmented_views']:.3f}" in study.section
+    assert f"an untrained encoder {recall['untrained']:.3f}" in study.section
+    neighbours = study.rows["voxel_probe/knn/dice"]
+    for arm in ("adjacent_slices", "same_patient (placebo)", "same_patient", "augmented_views", "untrained"):
+        assert f"{neighbours[arm]:.3f}" in study.section.split("Nearest neighbours")[1]
+    dice = by_seed("sunnybrook_voxels.csv", "voxel_probe/dice")
+    to_placebo = re.search(r"`same_patient` to it ([^\]]*\])", study.section)
+    assert to_placebo is not None
+    assert_shows(to_placebo[1], dice.loc["same_patient"] - dice.loc["same_patient (placebo)"])
+    assert_shows_scores(tmp_path / "evaluate" / "report.html", 4)
 
 
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
@@ -202,7 +260,7 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
         row for cells in cells_of("results/index.md", "Answers", "question").values() for row in cells
     )
     brain, *others = figure.PANELS
-    assert len(others) == 5 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
+    assert len(others) == 6 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
     for panel in others:
         assert figure.as_text(panel, figure.best(panel)) in answers, panel.title
     matching = next(panel for panel in others if panel.sign < 0)
