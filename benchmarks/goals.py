@@ -17,7 +17,7 @@ from benchmarks.loss_peers import TITLE as LOSSES
 from benchmarks.measure import Table
 from benchmarks.memory import OURS as RUN
 from benchmarks.memory import TITLE as MEMORY
-from benchmarks.pipeline import BATCHGENERATORS, READING, UNCACHED
+from benchmarks.pipeline import BATCHGENERATORS, READING, RESAMPLING, UNCACHED
 from benchmarks.pipeline import TITLE as CACHED
 from benchmarks.plain_loop import ALONE, ENCODERS, PARTS, PLAIN
 from benchmarks.plain_loop import TITLE as STEPS
@@ -37,7 +37,7 @@ class Goal:
 
     table, row  title of the table, and the first cells of the row
     bound       the goal: at least this, or at most if `most`
-    limit       first cells of the row of the work that cannot be left out, and what that is
+    limits      of works that cannot be left out: the first cells of the row, and what the work is
     column      of the figure
     relative    whether the figure of the limit is that of its row divided into that of `row`, as for
                 speed-ups of medcl3d; else it is that of its row
@@ -49,7 +49,7 @@ class Goal:
     row: tuple[str, ...]
     bound: float
     most: bool = False
-    limit: tuple[tuple[str, ...], str] | None = None
+    limits: tuple[tuple[tuple[str, ...], str], ...] = ()
     column: int = -1
     relative: bool = True
 
@@ -69,13 +69,12 @@ class Goal:
         return self.work, self.figure, goal, measured, result, self._limit(rows, mean)
 
     def _limit(self, rows: Sequence[Sequence[str]], mean: float) -> str:
-        if self.limit is None:
-            return ""
-        row, what = self.limit
-        cell = _cell(rows, row, self.column)
-        if cell is None:
-            return ""
-        return f"{mean / cell[0] if self.relative else cell[0]:.2g}: {what}"
+        found = [(what, _cell(rows, row, self.column)) for row, what in self.limits]
+        return "; ".join(
+            f"{mean / cell[0] if self.relative else cell[0]:.2g}: {what}"
+            for what, cell in found
+            if cell is not None
+        )
 
 
 def _cell(rows: Sequence[Sequence[str]], first: Sequence[str], column: int) -> tuple[float, ...] | None:
@@ -92,7 +91,7 @@ def goals() -> Iterator[Goal]:
         (UNCACHED, "MONAI PersistentDataset", "not cached"),
     ):
         for size in ("32 x 32 x 32", "96 x 96 x 96"):
-            reading = ((size, READING), "crops without views")
+            alone = ((size, READING), "crops without views"), ((size, RESAMPLING), "their geometry alone")
             for peer, least in (("TorchIO Queue", 10), (monai, 5), (BATCHGENERATORS, 3)):
                 yield Goal(
                     f"crops of {size}, {name}",
@@ -100,7 +99,7 @@ def goals() -> Iterator[Goal]:
                     title,
                     (size, peer),
                     least,
-                    limit=reading,
+                    limits=alone,
                 )
     for number in ("256", "512", "1024", "2048", "4096"):
         yield Goal(
@@ -109,7 +108,7 @@ def goals() -> Iterator[Goal]:
             LOSSES,
             (number, "augmented_views"),
             1,
-            limit=((number, PRODUCTS), PRODUCTS),
+            limits=(((number, PRODUCTS), PRODUCTS),),
             relative=False,
         )
     for encoder, ratio in zip(ENCODERS, (1.3, 3), strict=True):
@@ -119,11 +118,11 @@ def goals() -> Iterator[Goal]:
             STEPS,
             (encoder, PLAIN),
             ratio,
-            limit=((encoder, ALONE), "network, loss and optimiser alone"),
+            limits=(((encoder, ALONE), "network, loss and optimiser alone"),),
         )
         yield step
         parts = "sum of its parts, each alone, over the step"
-        yield replace(step, figure=parts, row=(encoder, PARTS), bound=0.95, limit=None)
+        yield replace(step, figure=parts, row=(encoder, PARTS), bound=0.95, limits=())
         yield Goal(f"run, {encoder}", "peak memory over the least", MEMORY, (encoder, RUN), 1.3, most=True)
     for title, work in ((PREDICTIONS, "prediction"), (FEATURES, "features")):
         for scan in ("96 x 96 x 96", "192 x 96 x 48"):
@@ -136,7 +135,7 @@ def goals() -> Iterator[Goal]:
             PREPARING,
             (spacing, "nibabel and MONAI"),
             1,
-            limit=((spacing, UNCHANGED), "without the body and its intensities"),
+            limits=(((spacing, UNCHANGED), "without the body and its intensities"),),
         )
     yield Goal(
         "first step of a command",
@@ -145,7 +144,7 @@ def goals() -> Iterator[Goal]:
         ("medcl3d pretrain",),
         3,
         most=True,
-        limit=((PYTORCH,), "import of PyTorch"),
+        limits=(((PYTORCH,), "import of PyTorch"),),
         column=1,
         relative=False,
     )

@@ -11,6 +11,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from medcl3d.store.store import Store
 from medcl3d.views import VIEWS
 
 OURS, READING = "medcl3d", "medcl3d, crops without views"
+RESAMPLING = "medcl3d, geometry of views alone"
 BATCHGENERATORS = "batchgeneratorsv2, memory maps"
 TITLE = "Crops and views beside other libraries"
 UNCACHED = "Crops and views beside other libraries, from files that are not cached"
@@ -69,7 +71,8 @@ def _warm(bench: Bench, store: Store, paths: Sequence[Path]) -> Table:
         f"`CacheDataset` with all volumes in memory, `RandSpatialCropSamplesd` ({CROPS_PER_VOLUME} crops) "
         "and `DataLoader`. "
         "batchgeneratorsv2: crops of `.npy` memory maps, transformed one by one. All without workers. "
-        "Crops without views are drawn, read and converted to float32 only."
+        "Crops without views are drawn, read and converted to float32 only; the geometry of views is their "
+        "flip and affine map, without changes of intensities."
     )
     return Table(TITLE, COLUMNS, tuple(rows), note)
 
@@ -175,9 +178,16 @@ def _works(
         for _ in range(num):
             opened[next(steps)]
 
+    def resampling() -> None:
+        opened = pickle.loads(unopened)
+        recipe = replace(opened.recipe, intensity=None)
+        for _ in range(num):
+            make_views(opened[next(steps)], recipe)
+
     works = {
         OURS: ours,
         READING: reading,
+        RESAMPLING: resampling,
         "TorchIO Queue": torchio_epochs(paths, num, size=size, per_batch=per_batch),
         f"MONAI {'CacheDataset' if keep is None else 'PersistentDataset'}": monai_epochs(
             paths, num, size, per_batch, keep

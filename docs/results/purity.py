@@ -1,12 +1,14 @@
 """Measure whether the purity of pairs orders encoders as their results do: `python docs/results/purity.py`.
 
-For each arm with pairs of three comparisons whose rows are committed, the pairs are audited without training,
-as by `medcl3d audit`; docs/results/purity.csv gets a row per arm. The sets of `COMPARISONS` must be prepared
-with the commands of their configurations.
+For each arm with pairs of four comparisons whose rows are committed, the pairs are audited without training,
+as by `medcl3d audit`; docs/results/purity.csv gets a row per arm. With names of comparisons, only these are
+audited, and the other rows are kept. The sets of `COMPARISONS` must be prepared with the commands of their
+configurations.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,7 @@ COMPARISONS = (
         "voxel_matching/frame/error_mm",
         sign=-1,
     ),
+    Comparison("hearts", "study/sunnybrook.yaml", "sunnybrook_voxels.csv", "voxel_probe/dice"),
 )
 
 
@@ -117,7 +120,11 @@ def spearman(both: pd.DataFrame) -> float:
 
 
 if __name__ == "__main__":
-    rows = pd.DataFrame([row for comparison in COMPARISONS for row in audits(comparison)])
+    chosen = [one for one in COMPARISONS if one.name in sys.argv[1:] or not sys.argv[1:]]
+    kept = pd.read_csv(FILE) if len(chosen) < len(COMPARISONS) else pd.DataFrame({"comparison": []})
+    kept = kept[~kept["comparison"].isin([one.name for one in chosen])]
+    found = pd.DataFrame([row for comparison in chosen for row in audits(comparison)])
+    rows = pd.concat([kept, found])
     rows.to_csv(FILE, index=False, float_format="%.4f")
     for measure in MEASURES:
         for name, one in correlations(rows, measure).items():
