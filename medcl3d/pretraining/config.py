@@ -29,10 +29,12 @@ class PretrainConfig:
     objective     the loss, and the heads and momentum encoders that it needs
     train         steps, samples per step, optimiser
     out_dir       the run folder
-    seed          seed of weights, anchors, crops and augmentations
+    seed          seed of weights, anchors, crops and augmentations. Masks of `mae`, and partners that are
+                  drawn from several positives, depend on a sample's number alone
     loader        `store` reads crops from memory maps, `torchio` uses a `tio.Queue`; the samples are equal,
                   but `torchio` is slower, since it reads whole scans
-    placebo       control: permute the signal columns of the strategy among scans
+    placebo       control: permute the signal columns of the strategy among scans, and positions in the body
+                  among samples of a scan
     num_patients  pretrain on the scans of this many training patients, drawn by `seed`; a smaller selection
                   is part of a larger one (default: all)
     probe         linear probe on labels of training patients, evaluated and logged periodically; does not

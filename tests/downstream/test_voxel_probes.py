@@ -108,6 +108,18 @@ def test_the_first_head_is_also_measured_on_the_voxels_of_the_controls(ball_stor
     assert alone["grid/dice"] == found["grid/dice"]
 
 
+def test_features_and_place_together_are_as_good_as_the_better_one(ball_store: Store) -> None:
+    def found(values: Any, **fields: Any) -> dict[str, float]:
+        return metrics(VoxelProbe(**SMALL, features_place=True, **fields), context(ball_store, values))
+
+    useless = found(noise)
+    assert useless["features_place/dice"] == pytest.approx(useless["place/dice"], abs=0.1)
+    assert useless["features_place/dice"] > useless["grid/dice"] + 0.1
+    perfect = found(truth, controls=False)
+    assert perfect["features_place/dice"] == pytest.approx(1, abs=0.02)
+    assert perfect["features_place/knn/dice"] > 0.9 and "place/dice" not in perfect
+
+
 def test_scans_of_a_patient_are_in_one_fold_if_there_are_others(
     ball_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,23 +76,35 @@ def intensity_of(store: Store, scan: int) -> Control:
 
 
 def sources_of(
-    store: Store, scan: int, features: DescribedVoxels, controls: bool, place: bool = False
+    store: Store,
+    scan: int,
+    features: DescribedVoxels,
+    controls: bool,
+    place: bool = False,
+    features_place: bool = False,
 ) -> dict[str, DescribedVoxels]:
     """The encoder's features of a scan, and with `controls` those without a network, by name.
 
-    place  with the place alone too
+    place           with the place alone too
+    features_place  also the encoder's features and the place together
     """
     found: dict[str, DescribedVoxels] = {ENCODER: features}
+    if features_place:
+        found |= {"features_place": _joined(features, place_of(store, scan))}
     if controls:
         where, intensity = place_of(store, scan), intensity_of(store, scan)
-        both = Control(
-            where.shape,
-            intensity.parts + where.parts,
-            lambda voxels: torch.cat([intensity.at(voxels), where.at(voxels)], dim=1),
-        )
         found |= {"place": where} if place else {}
-        found |= {"intensity": intensity, "intensity_place": both}
+        found |= {"intensity": intensity, "intensity_place": _joined(intensity, where)}
     return found
+
+
+def _joined(first: DescribedVoxels, second: DescribedVoxels) -> Control:
+    """The features of both; parts count equally in a cosine, as before."""
+    return Control(
+        first.shape,
+        (*first.parts, *second.parts),
+        lambda voxels: torch.cat([first.at(voxels), second.at(voxels)], dim=1),
+    )
 
 
 def place_mm(store: Store, scan: int, voxels: np.ndarray) -> np.ndarray:

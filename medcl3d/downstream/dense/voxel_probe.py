@@ -54,6 +54,7 @@ class VoxelProbe:
     queries, candidates  number of voxels per test scan and per labelled scan that nearest neighbours use, on
                        regular grids inside the body
     controls           report features without a network too: `place`, `intensity`, `intensity_place`
+    features_place     report the features and the place together too, which shows what they add to the place
 
     Heads are measured on whole scans, by Dice and surface Dice at 2 mm; nearest neighbours and controls by
     the Dice of the queries, as is the first head in `grid/dice`, to be compared with them. A missed structure
@@ -70,6 +71,7 @@ class VoxelProbe:
     queries: PositiveInt = 6_000
     candidates: PositiveInt = 16_000
     controls: bool = True
+    features_place: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("labelled", self.labelled or ()), ("heads", self.heads)):
@@ -110,7 +112,9 @@ class VoxelProbe:
         rng = generator(context.seed, 0, scan, Stream.SAMPLE)
         sample = stratified(classes, spacing, self.voxels_per_scan, rng)
         grid = grid_of(body_of(store, scan), spacing, self.candidates)
-        sources = sources_of(store, scan, context.describe(scan), self.controls, place=True)
+        sources = sources_of(
+            store, scan, context.describe(scan), self.controls, place=True, features_place=self.features_place
+        )
         return _Known(
             sample,
             {name: one.at(sample.voxels) for name, one in sources.items()},
@@ -200,7 +204,9 @@ class _Measuring:
         probe, context, store = self.probe, self.context, self.context.store
         truth = self.structures.of(store, scan)
         grid = grid_of(body_of(store, scan) | (truth > 0), store.collection.spacings[scan], probe.queries)
-        sources = sources_of(store, scan, features, probe.controls, place=True)
+        sources = sources_of(
+            store, scan, features, probe.controls, place=True, features_place=probe.features_place
+        )
         described = {name: one.at(grid) for name, one in sources.items()}
         place = place_mm(store, scan, grid)
         columns: dict[str, np.ndarray] = {}
