@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Int
 
 from medcl3d.core.batch import REGION
 from medcl3d.core.body_coordinates import BODY
@@ -47,25 +48,29 @@ def placebo(collection: Collection, strategy: PairStrategy, seed: int) -> Collec
             f"the collection has no column {', '.join(missing)}",
             "add it to the manifest or choose another strategy",
         )
-    if names and _of_patients(collection, names):
-        _, first, owner = np.unique(collection.columns["patient"], return_index=True, return_inverse=True)
+    if names and (patients := _constant_within_patients(collection, names)) is not None:
+        first, owner = patients
         order = first[rng.permutation(len(first))][owner]
     shuffled = collection.with_columns({name: collection.columns[name][order] for name in names})
     return replace(shuffled, slice_seed=seed) if SLICE in signal_columns else shuffled
 
 
-def _of_patients(collection: Collection, names: Sequence[str]) -> bool:
-    """Whether these columns are constant within patients of whom some have several scans."""
-    patients = collection.columns["patient"]
-    _, first, owner = np.unique(patients, return_index=True, return_inverse=True)
-    if "patient" in names or len(first) == len(patients):
-        return False
+def _constant_within_patients(
+    collection: Collection, names: Sequence[str]
+) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " n"]] | None:
+    """The first scan of each patient and the patient of each scan; None if not to be permuted by patient.
+
+    That is, if a column differs within a patient, is the patient itself, or if no patient has several scans.
+    """
+    _, first, owner = np.unique(collection.columns["patient"], return_index=True, return_inverse=True)
+    if "patient" in names or len(first) == len(owner):
+        return None
 
     def constant(values: np.ndarray) -> bool:
         of_first = values[first][owner]
         return bool(np.all((values == of_first) | ((values != values) & (of_first != of_first))))  # NaN
 
-    return all(constant(collection.columns[name]) for name in names)
+    return (first, owner) if all(constant(collection.columns[name]) for name in names) else None
 
 
 def permutes_body(strategy: PairStrategy) -> bool:
