@@ -207,6 +207,28 @@ def test_the_study_of_hearts_is_rebuilt_from_its_archive(tmp_path: Path) -> None
     assert_shows_scores(tmp_path / "evaluate" / "report.html", 4)
 
 
+def test_what_features_of_hearts_add_to_the_place(tmp_path: Path) -> None:
+    config = DOCS.parent / "configs" / "compare" / "study" / "sunnybrook_place.yaml"
+    archive = DOCS / "results" / "study" / "sunnybrook_place.jsonl.xz"
+    compare(config, [f"out_dir={tmp_path}"], from_runs=[archive])
+    found = pd.read_csv(tmp_path / "evaluate" / "results.csv")
+    committed = pd.read_csv(DOCS / "results" / "sunnybrook_place.csv")
+    pd.testing.assert_frame_equal(found[list(committed)], committed)
+    report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
+    section = "Hearts: which pairs teach an encoder to outline the left ventricle?"
+    table = cells_of("results/index.md", section, "features and place")
+    both = by_seed("sunnybrook_place.csv", "voxel_probe/features_place/dice")
+    place = by_seed("sunnybrook_place.csv", "voxel_probe/place/dice").loc["untrained"]
+    assert set(table) == set(both.index)
+    for arm, (mean, to_views, to_place) in table.items():
+        assert f"| {arm} | {mean} |" in report and (not to_views or f"| {arm} | {to_views} |" in report)
+        assert_shows(to_place, both.loc[arm] - place)
+    page = (DOCS / "results/index.md").read_text(encoding="utf-8")
+    alone = re.search(r"The place alone has ([^\]]*\])", page)
+    assert alone is not None
+    assert_shows(alone[1], place)
+
+
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
     config = DOCS.parent / "configs" / "compare" / "study" / "hippocampus_maps.yaml"
     archive = DOCS / "results" / "study" / "hippocampus_maps.jsonl.xz"
