@@ -363,7 +363,7 @@ def test_goals_are_compared_with_the_committed_figures() -> None:
     ],
 )
 def test_a_goal_is_met_missed_or_not_distinguishable(cell: str, most: bool, result: str) -> None:
-    goal = Goal("work", "figure", "table", ("a", "b"), 2, most, ((("a", "least"), "least")))
+    goal = Goal("work", "figure", "table", ("a", "b"), 2, most, ((("a", "least"), "least"),))
     line = goal.line([("a", "least", "0.5 (0.4 to 0.6)"), ("a", "b", cell)])
     assert line is not None and line[4] == result
     assert line[5] == f"{float(cell.split()[0]) / 0.5:.2g}: least"
