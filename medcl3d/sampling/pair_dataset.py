@@ -131,7 +131,11 @@ class PairDataset(Dataset[RawBatch]):
         if crops is None:
             voxels = self._read(views)
         else:
-            voxels = torch.stack([crops[i][v] for i, v in chosen]) if crops else torch.empty(len(views), 0)
+            voxels = (
+                torch.stack([crops[i][v] for i, v in chosen])
+                if crops
+                else torch.empty(len(views), 0, 0, 0, 0)
+            )
         return RawGroup(
             role=views[0].role,
             crops=voxels,
