@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from medcl3d.pairs.augmented_views import AugmentedViews as AugmentedViews
     from medcl3d.pairs.body_position import BodyPosition as BodyPosition
     from medcl3d.pairs.class_labels import ClassLabels as ClassLabels
-    from medcl3d.pairs.combinators import Exclude as Exclude
     from medcl3d.pairs.combinators import Product as Product
     from medcl3d.pairs.combinators import Sum as Sum
     from medcl3d.pairs.composed_kernels import ComposedKernels as ComposedKernels
     from medcl3d.pairs.cross_modality import CrossModality as CrossModality
     from medcl3d.pairs.cycle_voxels import CycleVoxels as CycleVoxels
+    from medcl3d.pairs.exclude import Exclude as Exclude
     from medcl3d.pairs.hard_negatives import HardNegatives as HardNegatives
     from medcl3d.pairs.longitudinal import Longitudinal as Longitudinal
     from medcl3d.pairs.metadata_kernel import MetadataKernel as MetadataKernel

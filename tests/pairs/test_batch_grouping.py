@@ -8,7 +8,8 @@ import pytest
 from medcl3d.config.field_types import Choice
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.class_labels import ClassLabels
-from medcl3d.pairs.combinators import Exclude, Sum
+from medcl3d.pairs.combinators import Sum
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.metadata_kernel import MetadataKernel
 from medcl3d.sampling.plan import Plan
 from tests.pairs.collections import make_collection

@@ -12,7 +12,8 @@ from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import load, parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError
-from medcl3d.pairs.combinators import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Product, Sum
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from tests.pairs.collections import make_collection

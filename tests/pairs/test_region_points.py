@@ -18,7 +18,7 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.objectives.dense import point_keys
-from medcl3d.pairs.combinators import Exclude
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.region_points import RegionPoints
 from medcl3d.pairs.traits import region_traits_of
 from medcl3d.pairs.voxel_correspondence import VoxelCorrespondence

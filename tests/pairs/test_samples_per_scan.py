@@ -18,7 +18,8 @@ from medcl3d.core.errors import ConfigError
 from medcl3d.pairs import PAIRS, PairStrategy
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
 from medcl3d.pairs.class_labels import ClassLabels
-from medcl3d.pairs.combinators import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Product, Sum
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.overlapping_crops import OverlappingCrops
 from medcl3d.pretraining.config import PretrainConfig

@@ -17,8 +17,9 @@ from medcl3d.core.collection import Collection
 from medcl3d.core.errors import DataError
 from medcl3d.core.keys import Keys
 from medcl3d.pairs import PAIRS, PairStrategy, traits_of
-from medcl3d.pairs.combinators import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Product, Sum
 from medcl3d.pairs.cross_modality import CrossModality
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.longitudinal import Longitudinal
 from medcl3d.pairs.placebo import placebo

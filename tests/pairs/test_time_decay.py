@@ -23,7 +23,8 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.dense import Dense, crop_keys
 from medcl3d.objectives.relating import Relating
 from medcl3d.pairs import traits_of
-from medcl3d.pairs.combinators import Exclude, Product, Sum
+from medcl3d.pairs.combinators import Product, Sum
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.placebo import placebo
 from medcl3d.pairs.time_decay import TimeDecay

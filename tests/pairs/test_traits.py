@@ -20,7 +20,8 @@ from medcl3d.pairs import (
 )
 from medcl3d.pairs.augmented_views import AugmentedViews
 from medcl3d.pairs.batch_grouping import BatchGrouping, batch_grouping_of
-from medcl3d.pairs.combinators import Exclude, Sum
+from medcl3d.pairs.combinators import Sum
+from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.pairs.placebo import placebo
