@@ -183,8 +183,7 @@ class Collection:
         ``[N, 3]`` -> ``Float64[N, 3]``
         """
         low, stop = self.body_boxes[scans, 0], self.body_boxes[scans, 1]
-        position: np.ndarray = (voxels - low + 0.5) / (stop - low)
-        return position
+        return np.asarray((voxels - low + 0.5) / (stop - low))
 
     def keys(
         self, views: Sequence[ViewSpec], sample: Real[np.ndarray, " N"], view: Real[np.ndarray, " N"]

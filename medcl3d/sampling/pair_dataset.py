@@ -91,7 +91,10 @@ class PairDataset(Dataset[RawBatch]):
         elsewhere: tuple[RawGroup, ...] | None = None
         if self.is_placebo and permutes_body(self.strategy):
             others = [self._elsewhere(step, index) for index in range(len(samples))]
-            elsewhere = tuple(self._group(step, others, (), chosen) for chosen in by_role)
+            elsewhere = tuple(
+                self._moved(group, [others[index][v] for index, v in chosen])
+                for group, chosen in zip(groups, by_role, strict=True)
+            )
             groups = tuple(with_body_of(*pair) for pair in zip(groups, elsewhere, strict=True))
         if not self.num_points:
             return RawBatch(groups)
@@ -110,6 +113,17 @@ class PairDataset(Dataset[RawBatch]):
         rng = self._slice.generator(step, index, Stream.PLACEBO)
         return self.strategy.sample(self.scans.collection, anchor, rng)
 
+    def _moved(self, group: RawGroup, views: Sequence[ViewSpec]) -> RawGroup:
+        """The group with the geometry and keys of other views; its crops are not read again."""
+        collection, keys = self.scans.collection, group.keys
+        return replace(
+            group,
+            affine=view_affines(collection, views),
+            spacing_mm=view_spacings(collection, views),
+            keys=collection.keys(views, keys.sample.numpy(), keys.view.numpy()),
+            views=tuple(views),
+        )
+
     def _group(
         self,
         step: int,
@@ -117,10 +131,7 @@ class PairDataset(Dataset[RawBatch]):
         crops: Sequence[Sequence[Float[Tensor, "C _ _ _"]]] | None,
         chosen: Sequence[tuple[int, int]],
     ) -> RawGroup:
-        """The views of one role of all samples; `chosen`: sample in the batch, and view in the sample.
-
-        crops: as in `collate`; if empty, no voxel is read.
-        """
+        """The views of one role of all samples; `chosen`: sample in the batch, and view in the sample."""
         collection = self.scans.collection
         views = [samples[index][v] for index, v in chosen]
         draws = [
@@ -128,17 +139,9 @@ class PairDataset(Dataset[RawBatch]):
             for (index, v), view in zip(chosen, views, strict=True)
         ]
         run_wide = np.array([self._slice.number(step, index) for index, _ in chosen])
-        if crops is None:
-            voxels = self._read(views)
-        else:
-            voxels = (
-                torch.stack([crops[i][v] for i, v in chosen])
-                if crops
-                else torch.empty(len(views), 0, 0, 0, 0)
-            )
         return RawGroup(
             role=views[0].role,
-            crops=voxels,
+            crops=self._read(views) if crops is None else torch.stack([crops[i][v] for i, v in chosen]),
             affine=view_affines(collection, views),
             spacing_mm=view_spacings(collection, views),
             parameters=stacked(draws),

@@ -99,7 +99,7 @@ def sources_of(
 
 
 def _joined(first: DescribedVoxels, second: DescribedVoxels) -> Control:
-    """The features of both; parts count equally in a cosine, as before."""
+    """The features of both, one after the other."""
     return Control(
         first.shape,
         (*first.parts, *second.parts),
