@@ -120,11 +120,17 @@ def spearman(both: pd.DataFrame) -> float:
 
 
 if __name__ == "__main__":
-    chosen = [one for one in COMPARISONS if one.name in sys.argv[1:] or not sys.argv[1:]]
-    kept = pd.read_csv(FILE) if len(chosen) < len(COMPARISONS) else pd.DataFrame({"comparison": []})
-    kept = kept[~kept["comparison"].isin([one.name for one in chosen])]
-    found = pd.DataFrame([row for comparison in chosen for row in audits(comparison)])
-    rows = pd.concat([kept, found])
+    order = [one.name for one in COMPARISONS]
+    names = sys.argv[1:] or order
+    if unknown := set(names) - set(order):
+        sys.exit(
+            f"no comparison is named {', '.join(sorted(unknown))}; choose from {', '.join(map(repr, order))}"
+        )
+    found = pd.DataFrame([row for one in COMPARISONS if one.name in names for row in audits(one)])
+    kept = pd.read_csv(FILE).query("comparison not in @names")
+    rows = pd.concat([kept, found]).sort_values(
+        "comparison", key=lambda of: of.map(order.index), kind="stable"
+    )
     rows.to_csv(FILE, index=False, float_format="%.4f")
     for measure in MEASURES:
         for name, one in correlations(rows, measure).items():
