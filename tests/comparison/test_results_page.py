@@ -84,13 +84,20 @@ def test_the_frozen_encoders_of_the_adrenal_glands() -> None:
                 assert_shows(difference, values.loc[arm] - values.loc["augmented_views"])
 
 
+def from_archive(name: str, folder: Path, rows: str | None = None) -> pd.DataFrame:
+    """The rows of the study `name`, compared again from its archive; they contain the committed ones."""
+    config = DOCS.parent / "configs" / "compare" / "study" / f"{name}.yaml"
+    compare(config, [f"out_dir={folder}"], from_runs=[DOCS / "results" / "study" / f"{name}.jsonl.xz"])
+    found = pd.read_csv(folder / "evaluate" / "results.csv")
+    if rows is not None:
+        committed = pd.read_csv(DOCS / "results" / rows)
+        pd.testing.assert_frame_equal(found[list(committed)], committed)
+    return found
+
+
 def test_the_study_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
     """The conclusion that the page quotes is that of the committed runs."""
-    config = DOCS.parent / "configs" / "compare" / "study" / "adrenal.yaml"
-    compare(config, [f"out_dir={tmp_path}"], from_runs=[DOCS / "results" / "study" / "adrenal.jsonl.xz"])
-    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv")
-    committed = pd.read_csv(DOCS / "results" / "adrenal_frozen.csv")
-    pd.testing.assert_frame_equal(rows[list(committed)], committed)
+    from_archive("adrenal", tmp_path, "adrenal_frozen.csv")
     conclusion = json.loads((tmp_path / "evaluate" / "conclusion.json").read_text())
     found = {arm["name"]: arm["p"] for arm in conclusion["arms"]}
     page = (DOCS / "results/index.md").read_text(encoding="utf-8")
@@ -125,7 +132,6 @@ def assert_shows_scores(report: Path, column: int) -> None:
 class Study:
     """A study that was rebuilt from its archive: its report, mean per arm, and the section of the page."""
 
-    folder: Path
     report: str
     rows: pd.DataFrame
     arms: dict[str, dict[str, Any]]
@@ -140,13 +146,8 @@ class Study:
 
 def rebuilt(name: str, rows: str, section: str, folder: Path) -> Study:
     """The study `name`, whose rows, table and p-values are those of its archive."""
-    config = DOCS.parent / "configs" / "compare" / "study" / f"{name}.yaml"
-    archive = DOCS / "results" / "study" / f"{name}.jsonl.xz"
-    compare(config, [f"out_dir={folder}"], from_runs=[archive])
+    found = from_archive(name, folder, rows)
     report = (folder / "evaluate" / "results.md").read_text(encoding="utf-8")
-    found = pd.read_csv(folder / "evaluate" / "results.csv")
-    committed = pd.read_csv(DOCS / "results" / rows)
-    pd.testing.assert_frame_equal(found[list(committed)], committed)
     means = found.groupby("arm").mean(numeric_only=True)
     table = cells_of("results/index.md", section, "arm")
     assert set(table) == set(means.index)
@@ -158,7 +159,7 @@ def rebuilt(name: str, rows: str, section: str, folder: Path) -> Study:
     text = page.split(f"## {section}\n")[1].split("\n## ")[0]
     for arm in arms.values():
         assert arm["p"] is None or arm["p"] < 0.001 or f"p = {arm['p']:.3f}" in text, arm["name"]
-    return Study(folder, report, means, arms, text)
+    return Study(report, means, arms, text)
 
 
 def assert_quoted(text: str, *pages: str) -> None:
@@ -208,12 +209,7 @@ def test_the_study_of_hearts_is_rebuilt_from_its_archive(tmp_path: Path) -> None
 
 
 def test_what_features_of_hearts_add_to_the_place(tmp_path: Path) -> None:
-    config = DOCS.parent / "configs" / "compare" / "study" / "sunnybrook_place.yaml"
-    archive = DOCS / "results" / "study" / "sunnybrook_place.jsonl.xz"
-    compare(config, [f"out_dir={tmp_path}"], from_runs=[archive])
-    found = pd.read_csv(tmp_path / "evaluate" / "results.csv")
-    committed = pd.read_csv(DOCS / "results" / "sunnybrook_place.csv")
-    pd.testing.assert_frame_equal(found[list(committed)], committed)
+    from_archive("sunnybrook_place", tmp_path, "sunnybrook_place.csv")
     report = (tmp_path / "evaluate" / "results.md").read_text(encoding="utf-8")
     section = "Hearts: which pairs teach an encoder to outline the left ventricle?"
     table = cells_of("results/index.md", section, "features and place")
@@ -230,10 +226,7 @@ def test_what_features_of_hearts_add_to_the_place(tmp_path: Path) -> None:
 
 
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
-    config = DOCS.parent / "configs" / "compare" / "study" / "hippocampus_maps.yaml"
-    archive = DOCS / "results" / "study" / "hippocampus_maps.jsonl.xz"
-    compare(config, [f"out_dir={tmp_path}"], from_runs=[archive])
-    rows = pd.read_csv(tmp_path / "evaluate" / "results.csv").set_index(["arm", "seed"]).sort_index()
+    rows = from_archive("hippocampus_maps", tmp_path).set_index(["arm", "seed"]).sort_index()
     section = "Hippocampus: which feature maps describe a voxel?"
     table = cells_of("results/appendix.md", section, "maps")
     assert set(table) == set(rows.index.get_level_values("arm"))
