@@ -91,7 +91,7 @@ def goals() -> Iterator[Goal]:
         (UNCACHED, "MONAI PersistentDataset", "not cached"),
     ):
         for size in ("32 x 32 x 32", "96 x 96 x 96"):
-            alone = ((size, READING), "crops without views"), ((size, RESAMPLING), "their geometry alone")
+            alone = ((size, READING), "crops without views"), ((size, RESAMPLING), "geometry of views alone")
             for peer, least in (("TorchIO Queue", 10), (monai, 5), (BATCHGENERATORS, 3)):
                 yield Goal(
                     f"crops of {size}, {name}",
