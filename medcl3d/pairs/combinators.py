@@ -27,10 +27,12 @@ from medcl3d.pairs import (
     crosses_patients,
     link,
     needs_features,
+    relates_points,
     traits_of,
 )
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.exclude import Exclude
+from medcl3d.pairs.traits import num_points_of
 
 Part = choice_in_list(PAIRS)
 
@@ -46,7 +48,18 @@ def _built(name: str, parts: Sequence[Choice]) -> tuple[PairStrategy, ...]:
                     problem=f"{part.name} sets budgets of pairs, which a {name} cannot combine",
                     remedy="use it alone or in exclude, or set `across: decay`",
                 )
+    inner_traits = [traits_of(inner) for part in found for inner in all_parts(part)]
+    if len({traits.supervoxel_mm for traits in inner_traits if traits.reads_regions}) > 1:
+        raise ConfigError(
+            problem=f"the parts of a {name} have different regions, and a point has one",
+            remedy="give `regions` and `supervoxel_mm` the same values in all parts",
+        )
     return tuple(found)
+
+
+def _relates_points(parts: Sequence[PairStrategy]) -> bool:
+    """Whether a combination relates points: all its parts do."""
+    return all(map(relates_points, parts))
 
 
 def _shared_anchors(name: str, parts: Sequence[PairStrategy], collection: Collection) -> Anchors:
@@ -102,6 +115,8 @@ class Sum:
 
     parts    strategies, each as `name` or `name: {field: value}`
     weights  probabilities of the parts, up to a factor (default: equal)
+
+    It relates points if all parts do.
     """
 
     parts: tuple[Part, ...]  # type: ignore[valid-type]  # of the registry
@@ -133,8 +148,14 @@ class Sum:
         """The traits: the signal columns of all parts."""
         return StrategyTraits(
             signal_columns=_signal_columns(self.strategies),
+            relates_points=_relates_points(self.strategies),
             needs_features=any(needs_features(part) for part in self.strategies),
         )
+
+    @property
+    def num_points(self) -> int:
+        """The largest of the parts."""
+        return max(map(num_points_of, self.strategies))
 
     def anchors(self, collection: Collection) -> Anchors:
         """Scans that are anchors of every part. ConfigError: samples of the parts have other views."""
@@ -173,6 +194,8 @@ class Product:
     """The first part draws the views; P = product of P, M = 1 - P. Pairs that any part ignores are ignored.
 
     parts  strategies, each as `name` or `name: {field: value}`
+
+    It relates points if all parts do.
     """
 
     parts: tuple[Part, ...]  # type: ignore[valid-type]  # of the registry
@@ -206,8 +229,14 @@ class Product:
         return StrategyTraits(
             signal_columns=_signal_columns(self.strategies),
             crosses_patients=crosses_patients(self.strategies[0]),
+            relates_points=_relates_points(self.strategies),
             needs_features=any(needs_features(part) for part in self.strategies),
         )
+
+    @property
+    def num_points(self) -> int:
+        """The largest of the parts."""
+        return max(map(num_points_of, self.strategies))
 
     def anchors(self, collection: Collection) -> Anchors:
         """The anchors of the first part."""

@@ -71,7 +71,7 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
     """ConfigError if an objective of points cannot use the relation of a strategy of crops.
 
     Weights and neighbours of features would be those of points, and the relation that of their crops. A
-    combination of strategies of points relates crops, too. Points of one crop repel whatever the relation of
+    combination relates points only if all its parts do. Points of one crop repel whatever the relation of
     crops is, so that negatives cannot be excluded there.
     """
     if not isinstance(objective, ComparesPoints) or relates_points(strategy):
@@ -84,8 +84,8 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
         problem = "only negatives of crops are excluded, and the points of one crop would repel nevertheless"
         remedy = "choose an inner strategy that relates points, or an objective of whole views"
     elif any(used and relates_points(part) for part, used in _relating(strategy)):
-        problem = "parts relate points, their combination relates crops, and the objective compares points"
-        remedy = "use one of the parts alone, or an objective of whole views"
+        problem = "some parts relate points and others crops, and the objective compares points"
+        remedy = "combine strategies of one kind, or choose an objective of whole views"
     if problem:
         raise ConfigError(problem=problem, remedy=remedy, place="pairs")
 

@@ -12,12 +12,15 @@ from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import load, parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError
+from medcl3d.objectives.dense import point_keys
 from medcl3d.pairs.combinators import Product, Sum
 from medcl3d.pairs.exclude import Exclude
+from medcl3d.pairs.traits import num_points_of
 from medcl3d.pretraining.config import PretrainConfig
 from medcl3d.pretraining.parts import assemble
 from tests.pairs.collections import make_collection
 from tests.pairs.test_strategies import batch_of_views
+from tests.pretraining.test_points_of_samples import parts_of
 
 OVERLAP, PATIENT = Choice("overlapping_crops", {"same_scan": "negative"}), Choice("same_patient")
 
@@ -49,6 +52,32 @@ def test_a_product_multiplies_and_keeps_ignored_pairs() -> None:
     assert (relation.negative[ignored] == 0).all() and (
         relation.negative[~ignored] == 1 - relation.positive[~ignored]
     ).all()
+
+
+def test_combinations_of_points_relate_points(tiny_store: Path) -> None:
+    """Their points are the most of the parts; a product keeps the positives of one scan that both attract."""
+    points = {"num_points": 8}
+    parts = [{"voxel_correspondence": points}, {"body_position": {"alpha": 1, "sigma_mm": 30}}]
+    made = parts_of(tiny_store, {"sum": {"parts": parts, "weights": [1, 3]}}, "dense")
+    batch = made.dataset()[0]
+    assert batch.points is not None
+    keys = point_keys(batch.main, batch.points)
+    assert keys.point.max() + 1 == num_points_of(made.strategy.strategies[1]) > points["num_points"]  # type: ignore[attr-defined]
+    known, near = (part.relate(keys, keys, None) for part in made.strategy.strategies)  # type: ignore[attr-defined]
+    relation = made.strategy.relate(keys, keys, None)
+    torch.testing.assert_close(relation.positive, 0.25 * known.positive + 0.75 * near.positive)
+    torch.testing.assert_close(relation.negative, 0.25 * known.negative + 0.75 * near.negative)
+    other = keys.patient[:, None] != keys.patient
+    assert relation.positive[other].max() > 0.1  # of body_position alone
+    both = parts_of(tiny_store, {"product": {"parts": parts}}, "dense").strategy.relate(keys, keys, None)
+    assert (both.positive[other] == 0).all() and both.positive.max() == 1
+    assert torch.equal(both.positive, known.positive * near.positive)
+
+
+def test_points_of_a_combination_have_one_region() -> None:
+    edges = [Choice("region_points", {"regions": "supervoxels", "supervoxel_mm": edge}) for edge in (10, 20)]
+    with pytest.raises(ConfigError, match="the parts of a sum have different regions"):
+        _ = Sum(parts=tuple(edges)).strategies
 
 
 def test_exclusion_removes_only_negatives_of_one_value() -> None:

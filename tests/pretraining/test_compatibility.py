@@ -31,8 +31,8 @@ def test_objectives_that_read_a_queue_are_accepted(tiny_store: Path, objective: 
     [
         ({"hard_negatives": {"inner": "overlapping_crops"}}, "depends on features of crops"),
         ({"exclude": {"inner": "overlapping_crops"}}, "only negatives of crops are excluded"),
-        ({"sum": {"parts": POINTS}}, "their combination relates crops"),
-        ({"product": {"parts": POINTS}}, "their combination relates crops"),
+        ({"sum": {"parts": [*POINTS, "overlapping_crops"]}}, "some parts relate points and others crops"),
+        ({"product": {"parts": [POINTS[1], "same_patient"]}}, "some parts relate points and others crops"),
     ],
 )
 def test_an_objective_of_points_needs_a_relation_of_points(
@@ -44,7 +44,13 @@ def test_an_objective_of_points_needs_a_relation_of_points(
 
 
 @pytest.mark.parametrize(
-    "pairs", [{"hard_negatives": {"inner": "voxel_correspondence"}}, {"exclude": {"inner": POINTS[1]}}]
+    "pairs",
+    [
+        {"hard_negatives": {"inner": "voxel_correspondence"}},
+        {"exclude": {"inner": POINTS[1]}},
+        {"sum": {"parts": POINTS}},
+        {"product": {"parts": POINTS}},
+    ],
 )
 def test_a_strategy_that_passes_points_on_is_accepted(tiny_store: Path, pairs: Any) -> None:
     parts_of(tiny_store, pairs, {"dense": {"num_points": 4}})
