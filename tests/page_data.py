@@ -85,6 +85,23 @@ def tables(folder: Path) -> None:
     (folder / "scans.json").write_text(json.dumps(rows))
 
 
+def ct(folder: Path) -> None:
+    """Scans and a table of six CT: tissue of 40 HU in air, with the denser of two organs in the label map."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(6):
+        distance = np.linalg.norm(np.indices(SHAPE) - rng.uniform(13, 18, (3, 1, 1, 1)), axis=0)
+        organ = distance < 6
+        values = np.where(organ, 120, np.where(distance < 13, 40, -1000)) + rng.normal(0, 10, SHAPE)
+        name = f"P{number}.nii.gz"
+        write(folder / "scans" / name, values.astype(np.int16))
+        write(folder / "labels" / name, organ.astype(np.uint8))
+        rows.append({"path": f"scans/{name}", "label": f"labels/{name}", "patient": name[:2], "modality": "CT"})
+    with (folder / "scans.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def write(path: Path, values: np.ndarray) -> None:
     """A NIfTI file with voxels of 1 mm."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,6 +251,11 @@ def checks_torchio(names: dict[str, Any]) -> None:
 
 LABELS = {**SMALL, "finetune": SMALL["finetune"][:-1]}  # these pages choose the number of labels
 OWN_ENCODER = {"finetune": SMALL["finetune"][2:]}  # these pages choose the encoder
+PRESET = {  # the page's configurations have a network for a GPU, and keep later steps
+    **LABELS,
+    "pretrain": (*SMALL["pretrain"], "train.keep_steps=[]"),
+    **dict.fromkeys(("show_pairs", "audit"), SMALL_ENCODER),
+}
 STEPS = {**SMALL, "pretrain": tuple(one for one in SMALL["pretrain"] if "steps" not in one)}
 
 RUNS = {
@@ -242,6 +264,7 @@ RUNS = {
     "howto/bids": Run(bids),
     "howto/dicom": Run(dicom),
     "howto/nnunet": Run(nnunet),
+    "howto/ct": Run(ct, PRESET),
     "howto/public_sets": Run(nothing),
     "howto/check": Run(checked),
     "howto/pseudonymise": Run(lambda folder: (tables(folder), bids(folder))[0]),
