@@ -95,7 +95,8 @@ def ct(folder: Path) -> None:
         name = f"P{number}.nii.gz"
         write(folder / "scans" / name, values.astype(np.int16))
         write(folder / "labels" / name, organ.astype(np.uint8))
-        rows.append({"path": f"scans/{name}", "label": f"labels/{name}", "patient": name[:2], "modality": "CT"})
+        paths = {"path": f"scans/{name}", "label": f"labels/{name}"}
+        rows.append({**paths, "patient": name[:2], "modality": "CT"})
     with (folder / "scans.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

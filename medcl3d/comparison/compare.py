@@ -126,7 +126,7 @@ def compare(
     if check:
         require_writable(config.out_dir, "out_dir")
         _launcher(config)
-        for line in dry_run(runs, automatic):
+        for line in dry_run(runs, automatic, is_tested=config.stage != "screen"):
             console.print(line)
         return config.report_dir / "report.html"
     try:
@@ -153,7 +153,8 @@ def _execute(
             given = prepare_options(data.source, data.options)
             fields, options = given.fields, given.options
             prepare(data.source, data.root, data.out, fields=fields, options=options, say=console.print)
-        for line in dry_run(kept_and_waiting(runs)[1], automatic):
+        kept, waiting = kept_and_waiting(runs)
+        for line in dry_run(waiting, automatic, is_tested=config.stage != "screen" and not kept):
             console.print(line)
         preregister(config, *progress(runs, config))
         metrics = [config.metric, *(one.metric for one in config.later)]

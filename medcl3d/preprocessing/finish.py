@@ -47,7 +47,9 @@ class Prepared:
 def _draw_options(options: PrepareOptions) -> dict[str, Any]:
     """The options that determine how a split is drawn from the patients."""
     names = ("seed", "test_fraction", "validation_fraction", "folds")
-    return {name: getattr(options, name) for name in names}
+    drawn = {name: getattr(options, name) for name in names}
+    # Left out by default, as by earlier versions, so that the patients of their stores keep their sides.
+    return drawn | ({} if options.unlabelled == "split" else {"unlabelled": options.unlabelled})
 
 
 def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[Split, list[str]]:
@@ -60,8 +62,13 @@ def split_of(table: pd.DataFrame, options: PrepareOptions, out: Path) -> tuple[S
     if options.folds is not None:
         split = make_folds(table, folds=options.folds, seed=seed, validation_fraction=fraction)
     else:
-        test_fraction = options.test_fraction
-        split = make_split(table, test_fraction=test_fraction, seed=seed, validation_fraction=fraction)
+        split = make_split(
+            table,
+            test_fraction=options.test_fraction,
+            seed=seed,
+            validation_fraction=fraction,
+            unlabelled=options.unlabelled,
+        )
     earlier = read_previous_split(out / "split.json")
     if earlier is None:
         return split, []

@@ -15,7 +15,7 @@ from medcl3d.config.field_types import Fraction, Positive, Seed
 from medcl3d.config.loading import parse
 from medcl3d.config.overrides import Schema
 from medcl3d.config.suggestions import did_you_mean
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, Word
 from medcl3d.datasets.sources import SOURCES
 from medcl3d.io.array_file import Container
 from medcl3d.preprocessing.read_scan import Channels
@@ -55,6 +55,8 @@ class PrepareOptions:
     validation_fraction  of the patients: not used for training, but for choices (`measured_on: validation`)
     folds             2 or more: patients are divided into that many folds instead of test_fraction
                       (`data.fold: 0` tests the first)
+    unlabelled        patients without a label map, if others have one: split as these, or all of them train,
+                      which no test of a segmentation needs
     max_bad_fraction  of the scans that may be refused before it stops; one is always allowed
     hash_ids          scans, patients, frames and file names as keyed hashes, sessions numbered; the key and
                       links to the files are in DIR/raw, which must not be shared; other columns are unchanged
@@ -77,6 +79,7 @@ class PrepareOptions:
     test_fraction: Fraction = 0.25
     validation_fraction: Fraction = 0.0
     folds: Annotated[int, Field(ge=2)] | None = None
+    unlabelled: Literal["split", "train"] = "split"
     max_bad_fraction: Fraction = 0.01
     hash_ids: bool = False
     seed: Seed = 0
@@ -87,6 +90,9 @@ class PrepareOptions:
             low, high = getattr(self, name) or (0, 1)
             if low >= high:
                 raise ConfigError(name, None, f"the first, {low}, must be below the second, {high}")
+        if self.folds is not None and self.unlabelled == "train":
+            problem = "with folds, every patient is in one, so those without a label map too"
+            raise ConfigError("unlabelled", Word("train"), problem, "remove unlabelled, or folds")
 
 
 def option_schemas(source: str, common: type = PrepareOptions) -> list[Schema]:

@@ -60,7 +60,7 @@ def _geometry(grids: pd.DataFrame, of_files: Sequence[Grid]) -> Iterator[str]:
         ]
         median = " x ".join(f"{value:.3g}" for value in np.median(values, axis=0))
         yield f"{title}: {', '.join(parts)}{unit}; median {median}"
-    lost = sum(np.array_equal(grid.affine[:3], np.eye(4)[:3]) for grid in of_files)
+    lost = sum(grid.is_unknown for grid in of_files)
     if lost:
         text = f"warning: {lost} files have voxels of 1 mm and the origin 0, so their size may be lost"
         yield f"{text}; if you know it, plan these scans alone and prepare with assume_spacing_mm=[x,y,z]"

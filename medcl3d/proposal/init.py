@@ -12,7 +12,7 @@ from medcl3d.io.atomic import write_text
 from medcl3d.io.disk_space import require_writable
 from medcl3d.proposal.configs import Plan, configurations
 from medcl3d.proposal.description import describe
-from medcl3d.proposal.measure import TEST_FRACTION, choose_measure, fraction_to_test
+from medcl3d.proposal.measure import TEST_FRACTION, choose_measure, fraction_to_test, num_labelled
 from medcl3d.proposal.raw_collection import RawCollection, read_raw
 from medcl3d.proposal.scan_files import ras_grids
 from medcl3d.proposal.sizes import Machine, choose_sizes
@@ -96,6 +96,9 @@ def _commands(target: Path, raw: RawCollection, plan: Plan, files: Mapping[str, 
     has_split = "split" in raw.table and (raw.table["split"] != "").any()
     if fraction != TEST_FRACTION and not has_split:
         options.append(f"test_fraction={fraction}")
+    is_segmentation = plan.measure is not None and plan.measure.command == "finetune"
+    if is_segmentation and not has_split and num_labelled(raw.table) < raw.table["patient"].nunique():
+        options.append("unlabelled=train")
     lines = [["prepare", raw.source, root, "--out", str(folder / "data"), *options]]
     lines += [["pretrain", str(folder / "pretrain.yaml")]]
     lines += [

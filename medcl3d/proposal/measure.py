@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from medcl3d.evaluation.statistics.intervals import MIN_CASES_FOR_TEST
+
 MIN_PATIENTS = 4  # with a label, or with several scans: two train and two test
 MOST_LABELLED = 8
 TEST_FRACTION, MOST_TESTED = 0.25, 0.5
-TEST_PATIENTS = 4  # at least, if the fraction need not exceed MOST_TESTED for it
+TEST_PATIENTS = MIN_CASES_FOR_TEST  # at least, if the fraction need not exceed MOST_TESTED for it
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def choose_measure(table: pd.DataFrame) -> Measure | None:
 
     table  columns of a manifest, as text
     """
-    labelled = table.loc[table["label"] != "", "patient"].nunique() if "label" in table else 0
+    labelled = num_labelled(table)
     if labelled >= MIN_PATIENTS:
         train = labelled - max(1, round(fraction_to_test(table) * labelled))
         numbers = tuple(sorted({min(2, train), min(MOST_LABELLED, train)}))
@@ -60,9 +62,19 @@ def choose_measure(table: pd.DataFrame) -> Measure | None:
     return None
 
 
+def num_labelled(table: pd.DataFrame) -> int:
+    """The number of patients with a label map."""
+    return int(table.loc[table["label"] != "", "patient"].nunique()) if "label" in table else 0
+
+
 def fraction_to_test(table: pd.DataFrame) -> float:
-    """The fraction of test patients: a quarter, or more if they would be fewer than four."""
-    wanted = TEST_PATIENTS / max(1, table["patient"].nunique())
+    """The fraction of test patients: a quarter, or more if fewer than a test needs could be measured.
+
+    If label maps are the measure, these are the patients who have one.
+    """
+    labelled = num_labelled(table)
+    measured = labelled if labelled >= MIN_PATIENTS else table["patient"].nunique()
+    wanted = TEST_PATIENTS / max(1, measured)
     return round(min(MOST_TESTED, max(TEST_FRACTION, wanted)), 2)
 
 

@@ -121,11 +121,16 @@ def _same_people(
 
 
 def _frames(table: pd.DataFrame, grids: Sequence[Grid]) -> list[str]:
-    """A frame for scans of one patient and session that have one grid, "" for the others."""
+    """A frame for scans of one patient and session that have one grid, "" for the others.
+
+    Grids whose position in space is lost are alike without sharing millimetres.
+    """
     frames = table["frame"].tolist()
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, (patient, session) in enumerate(zip(table["patient"], table["session"], strict=True)):
         grid = grids[row]
+        if grid.is_unknown:
+            continue
         groups[patient, session, str(grid.shape[:3]), str(np.round(grid.affine, 2).tolist())].append(row)
     number = Counter[tuple[str, str]]()
     for (patient, session, *_), rows in groups.items():

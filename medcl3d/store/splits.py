@@ -74,13 +74,20 @@ class Split:
 
 
 def make_split(
-    table: pd.DataFrame, *, test_fraction: float, seed: int, validation_fraction: float = 0.0
+    table: pd.DataFrame,
+    *,
+    test_fraction: float,
+    seed: int,
+    validation_fraction: float = 0.0,
+    unlabelled: Literal["split", "train"] = "split",
 ) -> Split:
     """Draw test and validation patients, with the same fractions among patients with and without a label.
 
-    table: a manifest; its column `split`, if not empty, is used unchanged. Test patients do not depend on
-    `validation_fraction`. Raises DataError if a patient is on two sides, or if only some patients have a
-    side.
+    table       a manifest; its column `split`, if not empty, is used unchanged
+    unlabelled  train: patients without a label are only drawn from if no patient has one
+
+    Test patients do not depend on `validation_fraction`, those with a label not on `unlabelled`. Raises
+    DataError if a patient is on two sides, or if only some patients have a side.
     """
     given = table[table["split"] != ""]
     if len(given):
@@ -93,7 +100,8 @@ def make_split(
         return split
     test: set[str] = set()
     validation: set[str] = set()
-    for group in _shuffled_strata(table, seed):
+    labelled, others = _shuffled_strata(table, seed)
+    for group in [labelled] if labelled and unlabelled == "train" else [labelled, others]:
         num_test = round(test_fraction * len(group))
         if test_fraction > 0 and len(group) > 1:
             num_test = min(max(num_test, 1), len(group) - 1)

@@ -43,6 +43,13 @@ def test_valid_runs_pass(path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "dry run: 3 of 3 kinds of runs (arm and cell) assembled with their" in capsys.readouterr().out
 
 
+def test_too_few_test_patients_for_a_test_are_reported(path: Path) -> None:
+    warning = "warning: 2 test patients can be measured; a test needs 5"
+    runs = plan(load(path, (), CompareConfig))
+    assert any(line.startswith(warning) for line in dry_run(runs, is_tested=True))
+    assert not any("warning" in line for line in dry_run(runs))
+
+
 def test_an_automatic_control_that_would_fail_does_not_block(path: Path) -> None:
     runs = plan(load(path, ["vary={num_labelled: [99]}"], CompareConfig))
     lines = dry_run(runs, {"scratch", "overlap"})

@@ -91,6 +91,15 @@ def test_the_edited_table_is_planned_without_writing_it(scans: Path) -> None:
     assert any("prepare csv plan/scans.csv --out plan/data allow_outside=true" in line for line in said)
 
 
+def test_patients_without_labels_train_if_labels_are_the_measure(scans: Path) -> None:
+    said: list[str] = []
+    init(scans, Path("plan"), say=said.append)
+    assert not any("unlabelled" in line for line in said)
+    (scans / "CT Bäuche/Masken/leber_ct.nii.gz").unlink()
+    init(scans, Path("plan"), force=True, say=said.append)
+    assert any("medcl3d prepare csv" in line and line.endswith(" unlabelled=train") for line in said)
+
+
 def test_other_sources_are_proposed_without_a_table(real: Path) -> None:
     said: list[str] = []
     files = init(real / "ms_longitudinal", Path("plan"), say=said.append)
@@ -147,10 +156,16 @@ def test_the_measure_follows_from_the_columns(rows: list, expected: tuple | None
 def test_few_patients_test_a_larger_fraction() -> None:
     assert [fraction_to_test(pd.DataFrame({"patient": range(num)})) for num in (5, 10, 16, 100)] == [
         0.5,
-        0.4,
-        0.25,
+        0.5,
+        0.31,
         0.25,
     ]
+
+
+def test_the_fraction_is_of_the_patients_that_are_measured() -> None:
+    labels = ["l"] * 10 + [""] * 90
+    assert fraction_to_test(pd.DataFrame({"patient": range(100), "label": labels})) == 0.5
+    assert fraction_to_test(pd.DataFrame({"patient": range(100), "label": [""] * 100})) == 0.25
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def test_a_mixed_folder_becomes_one_table(scans: Path) -> None:
     assert "series" not in table, "the folder has one series"
 
 
+def test_scans_whose_headers_lost_their_position_share_no_frame(tmp_path: Path, write_nifti) -> None:
+    for name in ("T1", "T2"):
+        write_nifti(f"heads/P1/{name}.nii.gz", grey(len(name)), np.eye(4))
+    assert "frame" not in propose_table(tmp_path / "heads").table, "an empty column is left out"
+
+
 def test_scans_of_one_session_and_grid_share_a_frame(scans: Path) -> None:
     frames = propose_table(scans).table.set_index("path")["frame"]
     of_visit = frames[frames.index.str.contains("Eva/2019")]

@@ -41,6 +41,18 @@ def test_patients_with_and_without_labels_are_split_with_the_same_fraction() -> 
     assert split != make_split(table(40, 12), test_fraction=0.25, seed=2)
 
 
+def test_patients_without_labels_may_all_train() -> None:
+    drawn, split = (
+        make_split(table(40, 12), test_fraction=0.25, validation_fraction=0.2, seed=1, unlabelled=unlabelled)
+        for unlabelled in ("split", "train")
+    )
+    for side, before in ((split.test, drawn.test), (split.validation, drawn.validation)):
+        assert set(side) == {patient for patient in before if int(patient) < 12} < set(before)
+    assert {f"{i:03d}" for i in range(12, 40)} <= set(split.train)
+    none = table(40, 0)
+    assert len(make_split(none, test_fraction=0.25, seed=1, unlabelled="train").test) == 10
+
+
 def test_a_split_in_the_manifest_takes_precedence() -> None:
     given = table(4, 4)
     given["split"] = ["train", "train", "test", "test", "train", "train", "test", "test"]

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from medcl3d.comparison.plan.cells import Cell
+from medcl3d.evaluation.statistics.intervals import MIN_CASES_FOR_TEST
 
 TOLERANCE = 1e-5
 """Rows have six decimals."""
 
 MATCHED = {"landmarks", "people"}
 """Parts of names of metrics of which a row belongs to two patients, and each is in several rows."""
-
-MIN_CASES_FOR_TEST = 5
-"""For a test; with 2, 95% intervals of ten replicates cover the true difference in 88%."""
 
 Key = tuple[str, Cell, int]
 """Arm, cell, replicate."""

@@ -11,6 +11,7 @@ from medcl3d.config.kinds import ASSEMBLE
 from medcl3d.config.loading import load
 from medcl3d.core.errors import ConfigError, UserError, Word
 from medcl3d.downstream.run_weights import WEIGHTS
+from medcl3d.evaluation.statistics.intervals import MIN_CASES_FOR_TEST
 from medcl3d.objectives import objective_type
 
 MOST_NAMED = 5
@@ -19,10 +20,11 @@ NEEDS_DECODER = {"transfer": "all", "voxel_features.maps": "decoded"}
 MAPS_OF_SCRATCH = ("voxel_features.maps=encoder",)
 
 
-def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
+def dry_run(runs: Sequence[Run], automatic: Container[str] = (), is_tested: bool = False) -> list[str]:
     """Assemble one run of each arm and cell, if its data is prepared: of the first replicate among `runs`.
 
-    automatic: names of controls that the file does not list, and of their pretrainings.
+    automatic: names of controls that the file does not list, and of their pretrainings. is_tested: warn if
+    too few patients could be measured for a test.
     An encoder that does not exist yet is left out. Returns lines on data that is not prepared yet, and on
     automatic controls that would fail; ConfigError, with the first other runs that would fail and their
     errors.
@@ -30,6 +32,7 @@ def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
     found: list[str] = []
     controls: list[str] = []
     unknown: set[str] = set()
+    tested: set[str] = set()
     pretrainings, num_assembled = {run.folder: run for run in runs if not run.measures}, 0
     first = {(run.command, run.name, run.cell): run for run in reversed(runs)}
     for run in reversed(first.values()):
@@ -44,8 +47,10 @@ def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
             if run.needs is not None and not (run.needs / WEIGHTS).is_file():
                 # The encoder of scratch has no decoder, whose map a voxel probe may need.
                 overrides = (*overrides, "init=scratch", *(MAPS_OF_SCRATCH if _maps(run) else ()))
-            assemble(load(run.config, overrides, model_of(run.command)))
+            parts = assemble(load(run.config, overrides, model_of(run.command)))
             num_assembled += 1
+            if run.command == "finetune":
+                tested.update(parts.test.collection.table["patient"])
         except UserError as error:
             (controls if run.name in automatic else found).append(f"{run}: {error}")
     if found:
@@ -57,6 +62,9 @@ def dry_run(runs: Sequence[Run], automatic: Container[str] = ()) -> list[str]:
     lines = [*unprepared, *(f"a control would fail and be left out: {text}" for text in controls)]
     if not first:
         return lines
+    if is_tested and 0 < len(tested) < MIN_CASES_FOR_TEST:
+        few = f"warning: {len(tested)} test patients can be measured; a test needs {MIN_CASES_FOR_TEST}"
+        lines.append(f"{few}: prepare with a larger test_fraction or with folds, or add labels")
     kinds = f"{num_assembled} of {len(first)} kinds of runs (arm and cell)"
     return [
         *lines,

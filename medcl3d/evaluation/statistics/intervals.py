@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 MIN_REPLICATES_FOR_TEST = 6
 """For fewer than six pairs, the smallest two-sided exact Wilcoxon p (2 / 2^n) is above 0.05."""
 MIN_REPLICATES_FOR_CLAIM = 10
+MIN_CASES_FOR_TEST = 5
+"""For a test; with 2, 95% intervals of ten replicates cover the true difference in 88%."""
 
 
 @dataclass(frozen=True)
