@@ -135,6 +135,8 @@ def dynunet(source: Source) -> tuple[str, dict[str, Any], State]:
     if fields["norm"] != "instance" or fields["act"] != "leakyrelu" or len(stages) < 3:
         why = "DynUNet has instance norm, leaky ReLU and at least three stages"
         source.refuse("monai", why, "pretrain with norm: instance and act: leakyrelu")
+    if fields["resenc"]:
+        source.refuse("monai", "DynUNet has no stem", "pretrain with resenc: false, or export to nnunet")
     if fields["blocks"] not in (1, [1 for _ in stages]):
         source.refuse("monai", "DynUNet has one block per stage", "pretrain with blocks: 1")
     parts = ["input_block", *(f"downsamples.{i}" for i in stages[:-2]), "bottleneck"]

@@ -7,7 +7,7 @@ reversed maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +38,8 @@ def write(source: Source, out: Path) -> list[str]:
     write_json(out / "medcl3d.json", source.public)
     made = "trained" if decodes else "new: nnU-Net's loader requires one, and the run has none that fits"
     theirs = network_name(source).rpartition(".")[2]
-    return [f"{number} tensors of {type(encoder).__name__} as nnU-Net's {theirs}; the decoder is {made}"]
+    line = f"{number} tensors of {type(encoder).__name__} as nnU-Net's {theirs}; the decoder is {made}"
+    return [line, *unlike_normalisation(source.sidecar["intensity"])]
 
 
 def network_name(source: Source) -> str:
@@ -184,7 +185,8 @@ def _strides(encoder: UNet3d) -> list[Triple]:
 
 def plans_of(source: Source, encoder: UNet3d) -> dict[str, Any]:
     """The content of a plans file: the network of the run, at its spacing and patch size."""
-    sidecar, kind = source.sidecar, str(source.sidecar["intensity"]["kind"])
+    sidecar, intensity = source.sidecar, source.sidecar["intensity"]
+    kind = str(intensity["kind"])
     spacing, patch = _back(sidecar["spacing_mm"]), _back(source.patch_size)
     channels = range(source.in_channels)
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -218,7 +220,7 @@ def plans_of(source: Source, encoder: UNet3d) -> dict[str, Any]:
         "configurations": {CONFIGURATION: configuration},
         "experiment_planner_used": "medcl3d",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {str(c): _intensities(source) for c in channels},
+        "foreground_intensity_properties_per_channel": {str(c): intensities(intensity) for c in channels},
     }
 
 
@@ -256,9 +258,25 @@ def _back(values: Sequence[Any]) -> list[Any]:
     return list(reversed(list(values)))
 
 
-def _intensities(source: Source) -> dict[str, float]:
-    """What nnU-Net's CT normalisation reads: clip to the window of the run, and map it to [-1, 1]."""
-    low, high = map(float, source.sidecar["intensity"]["window_hu"])
-    middle, half = (low + high) / 2, (high - low) / 2
-    return {"min": low, "max": high, "median": middle, "mean": middle, "std": half,
+def intensities(intensity: Mapping[str, Any]) -> dict[str, float]:
+    """What nnU-Net's CT normalisation reads: clip to the window of the run, and map it as the run did.
+
+    intensity: that of a run. nnU-Net computes (x - mean) / std.
+    """
+    low, high = map(float, intensity["window_hu"])
+    first, last = map(float, intensity.get("value_range") or (-1, 1))
+    std = (high - low) / (last - first)
+    return {"min": low, "max": high, "median": (low + high) / 2, "mean": low - first * std, "std": std,
             "percentile_00_5": low, "percentile_99_5": high}  # fmt: skip
+
+
+def unlike_normalisation(intensity: Mapping[str, Any]) -> list[str]:
+    """Warnings if nnU-Net gives the network other intensities than the run did."""
+    kind = str(intensity["kind"])
+    if kind not in SCHEMES:
+        what = f"the run normalised scans of several kinds ({kind}), and the plans take z-scores of all"
+        return [f"warning: {what}: edit normalization_schemes for the scans that nnU-Net trains on"]
+    if kind == "mri" and intensity.get("value_range"):
+        range_of_run = list(intensity["value_range"])
+        return [f"warning: the run scaled MR to {range_of_run}, and nnU-Net takes z-scores"]
+    return []

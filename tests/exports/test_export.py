@@ -27,7 +27,10 @@ from medcl3d.downstream.predict.predict import predict, segment
 from medcl3d.downstream.predict.predictor import load_run
 from medcl3d.downstream.transfer import load_weights
 from medcl3d.exports.export import FORMATS, export
+from medcl3d.exports.nnunet import intensities, unlike_normalisation
 from medcl3d.exports.source import Source, file_content
+from medcl3d.preprocessing.body_mask import find_body
+from medcl3d.preprocessing.normalise import normalise
 from tests.exports.conftest import FROZEN, RunMaker
 
 SMALL_CROP = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -116,6 +119,12 @@ def test_the_weights_after_a_step_are_exported(make_run: RunMaker, tmp_path: Pat
     assert all(torch.equal(found[name], former[name]) for name in former)
     with pytest.raises(ConfigError, match="has no weights after step 6, it has steps 5"):
         export(Path(f"{run}@6"), "safetensors", tmp_path / "other")
+
+
+def test_monai_has_no_stem_of_resenc(make_run: RunMaker, tmp_path: Path) -> None:
+    run = make_run("unet3d", residual=True, resenc=True, blocks=1)
+    with pytest.raises(ConfigError, match="cannot be exported to monai: DynUNet has no stem"):
+        export(run, "monai", tmp_path / "out")
 
 
 def test_unknown_patients_are_not_hashed(make_run: RunMaker, tmp_path: Path) -> None:
@@ -222,6 +231,24 @@ def network_of(architecture: dict[str, Any]) -> Any:
     constructor: Any = pydoc.locate(architecture["network_class_name"])
     network = constructor(input_channels=1, num_classes=3, deep_supervision=True, **fields)
     return network.eval()
+
+
+@pytest.mark.parametrize("value_range", [None, (0.0, 1.0), (-2.0, 5.0)])
+def test_nnunet_maps_hounsfield_units_as_the_run(value_range: tuple[float, float] | None) -> None:
+    hu = np.linspace(-1500, 900, 25, dtype=np.float32).reshape(1, 5, 5, 1)
+    window = (-1000.0, 400.0)
+    options = {"percentiles": (0.5, 99.5), "window_hu": window, "value_range": value_range}
+    ours, _ = normalise(hu, "ct", find_body(hu, "none"), **options)  # type: ignore[arg-type]
+    of_plan = intensities({"kind": "ct", "window_hu": list(window), "value_range": value_range})
+    theirs = np.clip(hu, of_plan["percentile_00_5"], of_plan["percentile_99_5"])
+    np.testing.assert_allclose((theirs - of_plan["mean"]) / of_plan["std"], ours, atol=1e-6)
+
+
+def test_other_intensities_than_those_of_the_run_are_reported() -> None:
+    assert not unlike_normalisation({"kind": "ct", "value_range": [0.0, 1.0]})
+    assert not unlike_normalisation({"kind": "mri"})
+    assert "scaled MR to [0.0, 1.0]" in unlike_normalisation({"kind": "mri", "value_range": [0.0, 1.0]})[0]
+    assert "several kinds (ct+mri)" in unlike_normalisation({"kind": "ct+mri"})[0]
 
 
 @pytest.mark.parametrize("residual", [False, True])
