@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from medcl3d.core.embeddings import Embedded, Loss
@@ -69,7 +70,9 @@ class Learner(nn.Module):
         """The loss of this rank's part of a global batch."""
         self.relating.global_views = GlobalViews.of(raw.main.host_keys)
         embedded = embed_in_chunks(self.embed, raw, self.grad_cache) if self.grad_cache else self.embed(raw)
-        with part_of_forward("loss"):
+        device = next(iter(embedded.values())).z.device
+        # Projectors return float32, and a product of bfloat16 selects other neighbours.
+        with part_of_forward("loss"), torch.autocast(device.type, enabled=False):
             return self.objective.loss(embedded, self.relating)
 
     def embed(self, raw: RawBatch) -> Embedded:

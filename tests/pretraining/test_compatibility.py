@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medcl3d.core.errors import ConfigError
 from tests.pretraining.test_points_of_samples import parts_of
@@ -62,3 +63,25 @@ def test_parts_of_a_sum_draw_the_same_views(tiny_store: Path) -> None:
         ConfigError, match=r"sum: part 1 draws views global, global, global, and part 0 global"
     ):
         parts_of(tiny_store, {"sum": {"parts": ["overlapping_crops", three]}}, "simclr")
+
+
+@pytest.mark.parametrize(
+    "objective", ["simclr", "byol", "simsiam", "barlow_twins", "vicreg", "swav", "dino", "moco", "dense"]
+)
+def test_losses_are_computed_in_float32_under_autocast(
+    tiny_store: Path, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product of bfloat16 selects other neighbours, and rounds what a loss minimises."""
+    parts = parts_of(tiny_store, "augmented_views", objective)
+    learner, found = parts.learner, []
+    loss_of = learner.objective.loss
+
+    def loss(embedded: Any, relating: Any) -> Any:
+        found.append(embedded["online"].z)
+        found.append(found[0] @ found[0].T)
+        return loss_of(embedded, relating)
+
+    monkeypatch.setattr(learner.objective, "loss", loss)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = learner(parts.dataset()[0]).value
+    assert [one.dtype for one in (*found, value)] == [torch.float32] * 3
