@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from medcl3d.core.errors import ConfigError, MachineError
+from medcl3d.distributed.memory import memory_errors
 from medcl3d.io.atomic import open_atomic
 from medcl3d.io.disk_space import format_size, free_bytes
 from medcl3d.io.shared_memory import num_bytes
@@ -27,6 +28,7 @@ from medcl3d.io.shared_memory import num_bytes
 SCHEMA = 3
 """1: without a checksum. 2: without the optional parts, which are written only if there are any."""
 KEEP = 2
+CHUNK = 2**24
 DAMAGED = ".damaged"
 
 
@@ -116,10 +118,12 @@ def load(path: Path) -> TrainState:
     """Read one checkpoint.
 
     DamagedCheckpoint if it is incomplete, differs from its checksum, or would run code. ConfigError if it has
-    a newer schema.
+    a newer schema. MachineError if the disk or the memory fails, which says nothing about the checkpoint.
     """
+    _require_readable(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with memory_errors("use a machine with more memory; the same command resumes"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         problem = "damaged, or contains more than tensors and numbers"
         remedy = "no code was run. Use a checkpoint written by medcl3d"
@@ -142,6 +146,17 @@ def load(path: Path) -> TrainState:
     if written is not None and written != checksum(content):
         raise DamagedCheckpoint(problem="damaged: its content differs from its checksum", place=path)
     return TrainState(**content)
+
+
+def _require_readable(path: Path) -> None:
+    """MachineError if the bytes cannot be read: torch reports a disk that fails like a damaged file."""
+    try:
+        with path.open("rb") as file:
+            while file.read(CHUNK):
+                pass
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        raise MachineError(path, reason, "it is kept; the same command resumes once it can be read") from None
 
 
 def checksum(content: Any) -> str:

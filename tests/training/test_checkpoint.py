@@ -94,6 +94,30 @@ def test_damaged_checkpoints_do_not_replace_new_ones(tmp_path: Path) -> None:
     assert [path.name for path in found(tmp_path)] == ["step_00000002.pt", "step_00000003.pt"]
 
 
+def test_a_disk_that_fails_does_not_set_checkpoints_aside(tmp_path: Path) -> None:
+    """Torch reports an input that cannot be read like a damaged file."""
+    save(tmp_path, state(1))
+    unreadable = tmp_path / "step_00000002.pt"
+    unreadable.mkdir()  # its name can be found, and its bytes cannot be read
+    with pytest.raises(MachineError, match=r"step_00000002.pt: cannot be read \(.*; it is kept"):
+        load_latest(tmp_path)
+    assert unreadable.exists() and (tmp_path / "step_00000001.pt").exists()
+
+
+def test_too_little_memory_does_not_set_checkpoints_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, state(1))
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(MachineError, match="main memory is full"):
+        load_latest(tmp_path)
+    assert path.exists()
+
+
 def test_a_newer_checkpoint_is_refused_and_stays(tmp_path: Path) -> None:
     save(tmp_path, state(1))
     torch.save({"schema": 99}, tmp_path / "step_00000002.pt")
