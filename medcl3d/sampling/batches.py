@@ -44,6 +44,8 @@ def batches_from(dataset: Dataset[Any], steps: int, workers: int, start: int) ->
         timeout=WORKER_TIMEOUT_S if workers else 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_in_worker,
+        # Its draw would otherwise change the state of the network's dropout, once more after each resume.
+        generator=torch.Generator().manual_seed(torch.initial_seed()),
     )
     before = signal.getsignal(signal.SIGCHLD)
     try:

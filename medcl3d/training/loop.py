@@ -31,6 +31,7 @@ from medcl3d.training.profile import StepProfile
 from medcl3d.training.progress import StepClock, progress_of_steps
 from medcl3d.training.resume import restore, save_checkpoint
 from medcl3d.training.run_folder import RunFolder
+from medcl3d.training.running_statistics import RunningStatistics
 from medcl3d.training.speed import apply_cost_options
 
 TOO_LARGE = (
@@ -78,6 +79,7 @@ def fit(
     dtype = autocast_dtype(options.precision, device)
     scaler = torch.amp.GradScaler(device.type, FIRST_SCALE, enabled=dtype == torch.float16)
     step, bad_steps, clock = restore(model, optimizer, run, scaler, device), 0, StepClock()
+    statistics = RunningStatistics(model)
     wrapped = in_parallel(model) if world_size() > 1 else model
     run.status("running", step)
     with (
@@ -104,6 +106,7 @@ def fit(
             with profile.part("optimizer"):
                 loss_value, norm_value, *votes = _update(model, optimizer, scaler, loss, options, early)
             bad_steps = 0 if math.isfinite(norm_value) else bad_steps + 1
+            statistics.after_step(is_valid=not bad_steps)
             if not bad_steps:
                 after_step()
             profile.step()
@@ -119,7 +122,7 @@ def fit(
                 keep(step)  # before a checkpoint, so that a resumed run has it too
             if step % options.log_every == 0 or step == options.steps or failed:
                 rates = {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": norm_value}
-                rates |= _costs(clock, step % options.log_every or options.log_every, options, device)
+                rates |= _costs(clock, options, device)
                 watched = watch(step) if not bad_steps else {}
                 metrics = dict(zip(loss.metrics, _read(*loss.metrics.values()), strict=True))
                 run.log(step, {**metrics, **rates, **watched})
@@ -150,9 +153,9 @@ def _optimizer_of(model: nn.Module, options: FitOptions) -> torch.optim.Optimize
     )
 
 
-def _costs(clock: StepClock, steps: int, options: FitOptions, device: torch.device) -> dict[str, float]:
+def _costs(clock: StepClock, options: FitOptions, device: torch.device) -> dict[str, float]:
     """Speed, memory and waiting time of the last steps."""
-    speed, data_wait = clock.rates(steps)
+    speed, data_wait = clock.rates()
     return {
         "samples_per_s": speed * options.samples_per_step,
         "peak_memory_mb": peak_memory_mb(device),

@@ -22,7 +22,7 @@ class FitOptions:
     steps              number of steps of the optimiser
     samples_per_step   samples in a step, the total over all ranks
     lr                 largest learning rate, at the end of the warm-up; it falls to 0 along half a cosine
-    weight_decay       decoupled decay of the weights, relative to the learning rate
+    weight_decay       adamw: decoupled, times the learning rate; sgd and lars: added to the gradient
     warmup_steps       steps in which the learning rate rises linearly
     precision          auto: bfloat16 autocast if the device supports it, else float16 on GPUs with tensor
                        cores for it, else float32. The loss is scaled in float16

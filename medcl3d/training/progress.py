@@ -21,18 +21,19 @@ class StepClock:
         self.restart()
 
     def restart(self) -> None:
-        self._waited, self._since = 0.0, time.monotonic()
+        self._steps, self._waited, self._since = 0, 0.0, time.monotonic()
 
     def next_of(self, stream: Iterator[Any]) -> Any:
         requested = time.monotonic()
         batch = next(stream)
         self._waited += time.monotonic() - requested
+        self._steps += 1
         return batch
 
-    def rates(self, steps: int) -> tuple[float, float]:
-        """Steps per second, and the fraction of time spent waiting."""
+    def rates(self) -> tuple[float, float]:
+        """Steps per second since the last restart, and the fraction of time spent waiting."""
         seconds = max(time.monotonic() - self._since, 1e-9)
-        return steps / seconds, self._waited / seconds
+        return self._steps / seconds, self._waited / seconds
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 from medcl3d.core.embeddings import Loss, Required
 from medcl3d.core.errors import DataError, MachineError
 from medcl3d.objectives.diagnostics import effective_rank
+from medcl3d.objectives.projector import GlobalBatchNorm
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.training.checkpoint import load_latest
 from medcl3d.training.divergence import diverged
@@ -63,6 +64,30 @@ def test_one_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
         fit(model, loss_of, batches, options, run, torch.device("cpu"))
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert "step 3: the norm of the gradient is inf, so" in (tmp_path / "run" / "warnings.txt").read_text()
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, GlobalBatchNorm])
+def test_a_skipped_step_does_not_change_the_statistics_of_batch_norms(
+    tmp_path: Path, norm: type[nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(2), nn.Linear(2, 1))
+
+    def loss_of(wrapped: nn.Module, batch: torch.Tensor) -> Loss:
+        value = wrapped(batch).square().mean()
+        return Loss(value, {"loss": value.detach()})
+
+    def batches(start: int) -> Iterator[torch.Tensor]:
+        ordinary = torch.arange(8.0).reshape(4, 2)
+        yield from (ordinary, torch.full_like(ordinary, torch.inf), ordinary)
+
+    with run_folder(tmp_path / "run", {}, {}) as run:
+        options = FitOptions(steps=3, samples_per_step=4)
+        fit(model, loss_of, batches, options, run, torch.device("cpu"))
+    mean, variance = (b for b in model[0].buffers() if b.is_floating_point())
+    two_steps = 1 - 0.9**2  # of the batch's statistics, with a momentum of 0.1
+    torch.testing.assert_close(mean, two_steps * torch.tensor([3.0, 4.0]))
+    torch.testing.assert_close(variance, torch.full((2,), 0.9**2 + two_steps * 20 / 3))
 
 
 def test_a_loss_of_no_item_ends_a_run_though_its_gradient_is_finite(tmp_path: Path) -> None:
