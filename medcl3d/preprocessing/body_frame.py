@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,6 +45,7 @@ def register_bodies(
     if "atlas" in table:
         table = table[table["atlas"] == ""]
     if not len(table):
+        (out / REGISTERED).unlink(missing_ok=True)  # of an earlier preparation: it precedes an atlas
         return
     described = {scan: read_description(out, scan) for scan in table["scan"]}
     frequency = table["modality"].value_counts()
@@ -91,8 +94,13 @@ def _middle(about: Description) -> np.ndarray:
 
 
 def _hashes(about: Description, reference: Description) -> dict[str, Any]:
-    """The content that an entry of registered.json depends on."""
-    return {"stored_sha256": about["stored_sha256"], "reference_sha256": reference["stored_sha256"]}
+    """The content that an entry of registered.json depends on: voxels, and their position in the world."""
+    geometry = [[one["affine"], one["body"]["box"]] for one in (about, reference)]
+    return {
+        "stored_sha256": about["stored_sha256"],
+        "reference_sha256": reference["stored_sha256"],
+        "geometry_sha256": hashlib.sha256(json.dumps(geometry).encode()).hexdigest(),
+    }
 
 
 def _registered(about: Description, *, out: Path, reference: Description) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def finish(
     split, moves = split_of(table, options, out)
     warnings = _duplicates(stored, table, split)
     names = manifest.label_names or {v: "background" if v == 0 else f"class {v}" for v in sorted(classes)}
+    (out / "prepared.json").unlink(missing_ok=True)  # a half-changed store must not open
     write_text(out / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
     write_split(out / "split.json", split, options.seed, _draw_options(options))
     if options.body_coordinates == "affine":

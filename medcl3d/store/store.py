@@ -20,8 +20,9 @@ from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import Box, triple
 from medcl3d.io.array_file import Stored, import_blosc2
 from medcl3d.io.table_file import read_table
-from medcl3d.store.quantise import Scaling, scale, unpack
+from medcl3d.store.quantise import AS_STORED, Scaling, scale, unpack
 from medcl3d.store.stored_scan import (
+    REGISTERED,
     SCHEMA,
     check_size,
     open_stored,
@@ -90,6 +91,11 @@ class Store:
             from_world.append(np.array(of_body, dtype=np.float64))
             found["options"] = shared.setdefault(found["options"]["kind"], found["options"])
             scans.append({name: value for name, value in found.items() if name not in NOT_KEPT})
+        contents = {found["scan"]: found["stored_sha256"] for found in scans}
+        for scan, entry in registered.items():
+            if scan in contents and contents.get(entry["registered"]) != entry["stored_sha256"]:
+                problem = f"the body coordinates of scan {scan!r} are of an earlier content"
+                raise DataError(root / REGISTERED, problem, again)
         if any(found.get("store") == "blosc2" for found in scans):
             import_blosc2(root)
         if sizes:
@@ -174,6 +180,8 @@ class Store:
         digest = hashlib.sha256()
         for s, affine in zip(self.scans, self.collection.affines, strict=True):
             content = [s["scan"], s["shape"], affine.tolist(), s["stored_sha256"], s.get("label_sha256")]
+            if scaling_of(s) != AS_STORED:  # of integers: the values follow from the scale
+                content += [*scaling_of(s), s["normalisation"]["fill"]]
             digest.update(json.dumps(content).encode())
         return digest.hexdigest()
 

@@ -12,6 +12,7 @@ import pytest
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from medcl3d.core.errors import DataError
+from medcl3d.preprocessing.body_frame import register_bodies
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.preprocessing.register import register
@@ -136,6 +137,53 @@ def test_a_scan_that_cannot_be_registered_is_named_and_keeps_its_middle(
         np.testing.assert_array_equal(
             store.collection.body.from_world[row], plain.collection.body.from_world[row]
         )
+
+
+def test_a_scan_is_registered_again_if_its_position_changes(tmp_path: Path) -> None:
+    """The voxels of a file with another header are the same."""
+    store_of(tmp_path, body_coordinates="affine")
+    root = tmp_path / "s"
+    before = json.loads((root / REGISTERED).read_text())
+    table = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
+    for scan in table["scan"]:
+        path = next((root / "store").glob(f"{scan}*.json"))
+        about = json.loads(path.read_text())
+        affine = np.array(about["affine"])
+        affine[:3, :3] *= 2
+        path.write_text(json.dumps(about | {"affine": affine.tolist()}))
+    train = json.loads((root / "split.json").read_text())["train"]
+    register_bodies(root, table, train, 1, lambda _: None)
+    now = json.loads((root / REGISTERED).read_text())
+    reference = now["reference"]
+    assert not np.array_equal(now["scans"][reference]["from_world"], before["scans"][reference]["from_world"])
+    register_bodies(root, table.assign(atlas="a.txt"), train, 1, lambda _: None)
+    assert not (root / REGISTERED).exists(), "an atlas precedes it"
+
+
+def test_a_store_does_not_open_between_two_preparations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_of(tmp_path, body_coordinates="affine")
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("medcl3d.preprocessing.finish.register_bodies", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store_of(tmp_path, body_coordinates="affine")
+    with pytest.raises(DataError, match="contains no finished store"):
+        Store.open(tmp_path / "s")
+
+
+def test_coordinates_of_an_earlier_content_are_refused(tmp_path: Path) -> None:
+    store_of(tmp_path, body_coordinates="affine")
+    path = tmp_path / "s" / REGISTERED
+    written = json.loads(path.read_text())
+    written["scans"][written["reference"]]["stored_sha256"] = "0" * 64
+    path.write_text(json.dumps(written))
+    with pytest.raises(DataError, match=r"the body coordinates of scan .* are of an earlier content; run"):
+        Store.open(tmp_path / "s")
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

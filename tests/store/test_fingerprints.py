@@ -116,6 +116,15 @@ def test_moving_or_preparing_again_does_not_change_fingerprints(
     assert {*ALWAYS_READ, "age", "site"} == set(before["manifest"]), "neither paths nor the side of the split"
 
 
+def test_the_scale_of_stored_integers_is_data(root: Path) -> None:
+    before = Store.open(root).fingerprint()
+    prints = []
+    for factor in (0.5, 0.25):
+        described(scaling=[factor, 0.0])(root)
+        prints.append(Store.open(root).fingerprint())
+    assert len({before, *prints}) == 3
+
+
 def test_an_older_run_is_compared_by_its_voxels_only(root: Path) -> None:
     now = fingerprints(Store.open(root))
     assert changed({"data": now["data"]}, now) == [] == changed(now, {"data": now["data"]})
