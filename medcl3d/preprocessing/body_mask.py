@@ -50,10 +50,10 @@ def find_body(voxels: np.ndarray, kind: Kind) -> Body:
     whole = Body(((0, 0, 0), tuple(voxels.shape[1:])), "whole scan", None)
     if kind == "none":
         return whole
-    scan = voxels[0] if len(voxels) == 1 else np.mean([_unit_range(channel) for channel in voxels], axis=0)
     if kind == "ct":
         # A window in HU needs no mask.
-        return _largest(scan > _AIR_HU, "HU threshold, largest component") or whole
+        return _largest(voxels.mean(axis=0) > _AIR_HU, "HU threshold, largest component") or whole
+    scan = voxels[0] if len(voxels) == 1 else np.mean([_unit_range(channel) for channel in voxels], axis=0)
     unit = _unit_range(scan)
     if unit.min() == unit.max():
         return whole

@@ -97,5 +97,6 @@ def _channel(
     spread = float(clipped.std())
     scale = 1.0 / (spread if spread > 1e-6 * (high - low) else high - low)
     shift = -float(clipped.mean()) * scale
-    air = low if body.mask is None else min(max(percentiles_of(channel[~body.mask], (50,))[0], low), high)
+    no_air = body.mask is None or body.mask.all()
+    air = low if no_air else min(max(percentiles_of(channel[~body.mask], (50,))[0], low), high)
     return low, high, scale, shift, air * scale + shift

@@ -185,9 +185,8 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     has_volumes = options.channels == "split" and VOLUME in table
     volumes = map(int, table[VOLUME]) if has_volumes else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
-    if options.spacing_mm == "median" and options.assume_spacing_mm is None and images:
-        # An assumed spacing is the same for all.
-        spacing = _median_spacing(images)
+    if options.spacing_mm == "median" and images:
+        spacing = _median_spacing(images, options.assume_spacing_mm)
     shared: dict[str, Any] = {name: getattr(options, name) for name in _SHARED}
     return [
         ScanTask(
@@ -207,8 +206,11 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     ]
 
 
-def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
-    """The median spacing per RAS axis of the scans with valid headers; the others are refused later."""
+def _median_spacing(images: Sequence[Path], assumed: Sequence[float] | None) -> tuple[float, float, float]:
+    """The median spacing per RAS axis of the scans with valid headers; the others are refused later.
+
+    assumed: along the files' own axes, in place of that of the headers
+    """
     from nibabel.orientations import io_orientation
 
     found = []
@@ -218,7 +220,8 @@ def _median_spacing(images: Sequence[Path]) -> tuple[float, float, float]:
         except DataError:
             continue
         axis = io_orientation(header.affine)[:, 0].astype(int)
-        found.append(header.spacing_mm[np.argsort(axis)])
+        of_file = header.spacing_mm if assumed is None else np.asarray(assumed, dtype=np.float64)
+        found.append(of_file[np.argsort(axis)])
     if not found:
         raise DataError(images[0].parent, "no file has a readable header, so that there is no median spacing")
     x, y, z = np.median(found, axis=0).round(4).tolist()

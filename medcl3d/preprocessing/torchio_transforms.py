@@ -9,6 +9,9 @@ import numpy as np
 import torch
 import torchio as tio
 
+NOT_OF_INTENSITY = ("RandomSwap", "RandomLabelsToImage")
+"""TorchIO counts them as transforms of intensity: one exchanges patches, the other replaces the image."""
+
 
 def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) -> tio.Compose:
     """TorchIO's intensity transforms, ``[{name: fields}]``, one after the other. ValueError names the first
@@ -17,7 +20,9 @@ def intensity_transforms(transforms: Sequence[Mapping[str, Mapping[str, Any]]]) 
     base = tio.transforms.IntensityTransform
     classes = {name: value for name, value in vars(tio).items() if isinstance(value, type)}
     known: dict[str, Callable[..., tio.Transform]] = {
-        name: of for name, of in classes.items() if name.startswith("Random") and issubclass(of, base)
+        name: of
+        for name, of in classes.items()
+        if name.startswith("Random") and issubclass(of, base) and name not in NOT_OF_INTENSITY
     }
     made = []
     for name, fields in (item for entry in transforms for item in entry.items()):

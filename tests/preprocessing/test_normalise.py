@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -29,6 +31,20 @@ def test_a_body_in_air_is_found_in_any_unit(gain) -> None:
     assert body.mask is not None and "Otsu" in body.method
     assert 2 * (body.mask & truth).sum() / (body.mask.sum() + truth.sum()) > 0.97
     np.testing.assert_allclose(body.box, ((8, 6, 10), (33, 31, 35)), atol=1)
+
+
+def test_ct_of_several_channels_has_the_body_of_one() -> None:
+    distance = np.linalg.norm(np.indices((24, 24, 24)) - 12, axis=0)
+    ct = np.where(distance < 9, 40.0, -1000.0).astype(np.float32)[None]
+    one, two = (find_body(np.repeat(ct, number, axis=0), "ct") for number in (1, 2))
+    assert one.box == two.box == ((4, 4, 4), (21, 21, 21)) and one.method == two.method
+
+
+def test_a_body_that_fills_its_box_has_no_air() -> None:
+    scan = np.random.default_rng(0).normal(100, 10, (1, 6, 6, 6)).astype(np.float32)
+    body = replace(find_body(scan, "none"), mask=np.ones((6, 6, 6), dtype=bool))
+    out, made = normalise(scan, "mri", body, percentiles=(0.5, 99.5), window_hu=(-1000, 1000))
+    assert np.isfinite(out).all() and made.fill[0] == pytest.approx(out.min())
 
 
 def test_a_crop_inside_the_body_is_all_body() -> None:

@@ -98,6 +98,21 @@ def test_unresampled_scans_keep_their_values(cohort, tmp_path) -> None:
     )
 
 
+def test_an_assumed_spacing_has_a_median_along_ras_axes(tmp_path, write_nifti) -> None:
+    """It is along each file's own axes, and the third file has others."""
+    voxels = np.random.default_rng(0).integers(0, 900, (12, 10, 8)).astype(np.int16)
+    for name in ("a", "b"):
+        write_nifti(f"{name}.nii.gz", voxels, np.eye(4))
+    write_nifti("c.nii.gz", voxels, np.eye(4)[[2, 1, 0, 3]])
+    rows = "".join(f"{name}.nii.gz,{name}\n" for name in "abc")
+    (tmp_path / "manifest.csv").write_text(f"path,patient\n{rows}")
+    options = PrepareOptions(workers=1, spacing_mm="median", assume_spacing_mm=(2.0, 3.0, 9.0))
+    prepare("csv", tmp_path, tmp_path / "out", options=options)
+    affines = Store.open(tmp_path / "out").collection.affines
+    for affine in affines:
+        np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (2, 3, 9), atol=1e-6)
+
+
 def test_the_median_spacing_is_along_ras_axes_not_file_axes(tmp_path, write_nifti) -> None:
     rng = np.random.default_rng(0)
     # 3, 1, 2 mm along right, front, head.

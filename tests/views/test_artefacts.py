@@ -64,6 +64,7 @@ def test_the_first_recipe_moves_voxels_and_its_map_is_recorded() -> None:
     ("transforms", "message"),
     [
         ([{"RandomAffine": {}}], "transform RandomAffine moves voxels"),
+        ([{"RandomSwap": {}}], "transform RandomSwap moves voxels"),
         ([{"RandomFoo": {}}], "transform RandomFoo is unknown to TorchIO; there are RandomBiasField"),
         ([{"RandomMotion": {"degree": 3}}], "transform RandomMotion: error of TorchIO.*degree"),
         ([{"ZNormalization": {}}], "transform ZNormalization"),
