@@ -97,6 +97,6 @@ def _channel(
     spread = float(clipped.std())
     scale = 1.0 / (spread if spread > 1e-6 * (high - low) else high - low)
     shift = -float(clipped.mean()) * scale
-    no_air = body.mask is None or body.mask.all()
-    air = low if no_air else min(max(percentiles_of(channel[~body.mask], (50,))[0], low), high)
+    outside = None if body.mask is None or body.mask.all() else channel[~body.mask]
+    air = low if outside is None else min(max(percentiles_of(outside, (50,))[0], low), high)
     return low, high, scale, shift, air * scale + shift

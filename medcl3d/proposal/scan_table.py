@@ -123,7 +123,7 @@ def _same_people(
 def _frames(table: pd.DataFrame, grids: Sequence[Grid]) -> list[str]:
     """A frame for scans of one patient and session that have one grid, "" for the others.
 
-    Grids whose position in space is lost are alike without sharing millimetres.
+    Grids whose position in space is lost have one affine without sharing millimetres.
     """
     frames = table["frame"].tolist()
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)

@@ -118,7 +118,7 @@ def load(path: Path) -> TrainState:
     """Read one checkpoint.
 
     DamagedCheckpoint if it is incomplete, differs from its checksum, or would run code. ConfigError if it has
-    a newer schema. MachineError if the disk or the memory fails, which says nothing about the checkpoint.
+    a newer schema. MachineError if the disk or the memory fails: the checkpoint may be valid.
     """
     _require_readable(path)
     try:
