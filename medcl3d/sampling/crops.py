@@ -18,7 +18,8 @@ def to_grid(crop: Float[Tensor, "C _ _ _"], view: ViewSpec) -> Float[Tensor, "C 
     """Resample a box's voxels ``[C, D, H, W]`` to its view's grid: linear, with averages on shrunk axes."""
     if view.out_shape == view.box.size:
         return crop
-    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps.
+    # Linear samples, enough in each voxel of the view to read all of the box: exact for ramps,
+    # except in outermost voxels, where the box ends.
     times = [-(-size // length) for size, length in zip(view.box.size, view.out_shape, strict=True)]
     fine = [length * n for length, n in zip(view.out_shape, times, strict=True)]
     samples = F.interpolate(crop[None], size=fine, mode="trilinear", align_corners=False)

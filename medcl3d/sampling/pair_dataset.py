@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from medcl3d.core.batch import Points
+from medcl3d.core.errors import DataError
 from medcl3d.core.geometry import ViewSpec
 from medcl3d.distributed.seeding import Stream
 from medcl3d.pairs import PairStrategy
@@ -82,11 +83,13 @@ class PairDataset(Dataset[RawBatch]):
 
         crops: default: read from the store.
         """
-        by_role: list[list[tuple[int, int]]] = []
+        found: dict[str, list[tuple[int, int]]] = {view.role: [] for view in samples[0]}
         for index, views in enumerate(samples):
-            roles = dict.fromkeys(view.role for view in views)
-            numbers = [[(index, v) for v, view in enumerate(views) if view.role == role] for role in roles]
-            by_role = [a + b for a, b in zip(by_role, numbers, strict=True)] if by_role else numbers
+            if {view.role for view in views} != set(found):
+                raise DataError(f"pairs: one sample has views of {', '.join(found)}, another of other roles")
+            for v, view in enumerate(views):
+                found[view.role].append((index, v))
+        by_role = list(found.values())
         groups = tuple(self._group(step, samples, crops, chosen) for chosen in by_role)
         elsewhere: tuple[RawGroup, ...] | None = None
         if self.is_placebo and permutes_body(self.strategy):

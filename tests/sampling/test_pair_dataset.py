@@ -30,6 +30,7 @@ from medcl3d.sampling.plan import Plan
 from medcl3d.store.scan_selection import DataConfig, select_scans
 from medcl3d.store.store import Store
 from tests.pairs.collections import make_collection
+from tests.pretraining import test_points_of_samples as small
 
 
 @given(num_anchors=st.integers(1, 40), samples_per_step=st.integers(1, 16), seed=st.integers(0, 99))
@@ -318,6 +319,20 @@ class Dying(Dataset[int]):
         if index == 1:
             os.kill(os.getpid(), self.number)
         return index
+
+
+def test_views_are_grouped_by_the_name_of_their_role(tiny_store: Path) -> None:
+    """A strategy may draw the roles of two samples in different orders, but not other ones."""
+    pairs = {"multi_crop": {"num_local": 1, "local_size": [4, 4, 4]}}
+    parts = small.parts_of(tiny_store, pairs, "simclr", samples=2)
+    rng, collection = np.random.default_rng(0), parts.scans.collection
+    first, second = (parts.strategy.sample(collection, anchor, rng) for anchor in (0, 1))
+    batch = parts.dataset().collate(0, [first, second[::-1]])
+    for group in batch.groups:
+        assert {view.role for view in group.views} == {group.role}
+    assert [len(group.views) for group in batch.groups] == [4, 2]
+    with pytest.raises(DataError, match="one sample has views of global, local, another of other roles"):
+        parts.dataset().collate(0, [first, second[:1]])
 
 
 @pytest.mark.parametrize(
