@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import BENCHMARKS, benchmark
-from benchmarks.check import slower
+from benchmarks.check import slower, slower_twice
 from benchmarks.chunks import grad_cache
 from benchmarks.collection import STAGES, collection
 from benchmarks.finished import Finished
@@ -218,7 +218,21 @@ def table_of(ratio: str) -> dict[str, object]:
 )
 def test_a_ratio_is_slower_if_interval_and_mean_are_lower(now: str, is_slower: bool) -> None:
     found = slower(table_of("4.00 (3.90 to 4.10)"), table_of(now))
-    assert found == (["Crops: 32, peer: 3 (2.9 to 3.1), before 4 (3.9 to 4.1)"] if is_slower else [])
+    assert found == ({"Crops: 32, peer": "3 (2.9 to 3.1), before 4 (3.9 to 4.1)"} if is_slower else {})
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        ([{}], []),
+        ([{"a": "1", "b": "2"}, {"b": "3", "c": "4"}], ["b: 2, and 3"]),
+        ([{"a": "1"}, {}], []),
+    ],
+)
+def test_only_what_is_slower_twice_counts(found: list[dict[str, str]], lines: list[str]) -> None:
+    runs = iter(found)
+    assert slower_twice(lambda: next(runs)) == lines
+    assert next(runs, None) is None, "measured again only if something was slower"
 
 
 def test_functions_are_measured_in_turns_after_a_warm_up_call() -> None:
