@@ -155,7 +155,8 @@ def goals_of(file: Path) -> Table:
     tables: Mapping[str, Any] = {one["title"]: one for one in json.loads(file.read_text())["tables"]}
     lines = (goal.line(tables[goal.table]["rows"]) for goal in goals() if goal.table in tables)
     note = (
-        "Each goal beside its figure in the sections that follow, with the 95% interval over turns. Not "
+        "Each goal beside its figure in the sections that follow, with the 95% interval over turns; "
+        "runs of one commit on one machine may differ by more. Not "
         "distinguishable: the mean misses the goal, the interval contains it. What limits it: the figure "
         "that would be reached if only this work remained."
     )
