@@ -22,11 +22,6 @@ class Grid:
     shape: tuple[int, ...]
     affine: np.ndarray
 
-    @property
-    def is_unknown(self) -> bool:
-        """Whether the affine is the identity, as if the header had lost it."""
-        return np.array_equal(self.affine[:3], np.eye(4)[:3])
-
 
 @dataclass(frozen=True)
 class LabelPairs:

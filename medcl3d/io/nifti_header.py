@@ -252,11 +252,16 @@ def _qform(header: nibabel.Nifti1Header, warnings: list[str]) -> np.ndarray:
     return affine
 
 
+def is_identity(affine: np.ndarray) -> bool:
+    """Whether an affine ``Float64[4, 4]`` is the identity, up to mirrored axes, as of a lost header."""
+    return np.allclose(np.abs(affine), np.eye(4), atol=1e-6)
+
+
 def spacing_warnings(affine: np.ndarray) -> list[str]:
     """Warnings on an affine ``Float64[4, 4]`` that is the identity, or has an unusual spacing."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     warnings = []
-    if np.allclose(np.abs(affine), np.eye(4), atol=1e-6):
+    if is_identity(affine):
         identity = "the affine is the identity (1 mm voxels, origin 0)"
         warnings.append(f"{identity}: the voxel size may be lost; {_GIVE_SIZE}")
     low, high = _PLAUSIBLE_MM

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from medcl3d.datasets.label_pairs import Grid
+from medcl3d.io.nifti_header import is_identity
 from medcl3d.proposal.raw_collection import RawCollection
 from medcl3d.proposal.sizes import AXES
 
@@ -60,7 +61,7 @@ def _geometry(grids: pd.DataFrame, of_files: Sequence[Grid]) -> Iterator[str]:
         ]
         median = " x ".join(f"{value:.3g}" for value in np.median(values, axis=0))
         yield f"{title}: {', '.join(parts)}{unit}; median {median}"
-    lost = sum(grid.is_unknown for grid in of_files)
+    lost = sum(is_identity(grid.affine) for grid in of_files)
     if lost:
         text = f"warning: {lost} files have voxels of 1 mm and the origin 0, so their size may be lost"
         yield f"{text}; if you know it, plan these scans alone and prepare with assume_spacing_mm=[x,y,z]"

@@ -17,6 +17,7 @@ from medcl3d.datasets.missing_ids import is_missing_id
 from medcl3d.datasets.name_words import date_in, names_label_maps
 from medcl3d.datasets.path_roles import PathRoles, guess_roles, named_as_label_maps
 from medcl3d.datasets.scan_ids import default_ids
+from medcl3d.io.nifti_header import is_identity
 from medcl3d.proposal.scan_files import Contents, ScanFiles, find_scans, sample_contents
 
 COLUMNS = (
@@ -129,7 +130,7 @@ def _frames(table: pd.DataFrame, grids: Sequence[Grid]) -> list[str]:
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for row, (patient, session) in enumerate(zip(table["patient"], table["session"], strict=True)):
         grid = grids[row]
-        if grid.is_unknown:
+        if is_identity(grid.affine):
             continue
         groups[patient, session, str(grid.shape[:3]), str(np.round(grid.affine, 2).tolist())].append(row)
     number = Counter[tuple[str, str]]()

@@ -33,9 +33,12 @@ def test_a_mixed_folder_becomes_one_table(scans: Path) -> None:
     assert "series" not in table, "the folder has one series"
 
 
-def test_scans_whose_headers_lost_their_position_share_no_frame(tmp_path: Path, write_nifti) -> None:
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1)], ids=["RAS", "LPS, as SimpleITK writes"])
+def test_scans_whose_headers_lost_their_position_share_no_frame(
+    tmp_path: Path, write_nifti, signs: tuple[int, int, int]
+) -> None:
     for name in ("T1", "T2"):
-        write_nifti(f"heads/P1/{name}.nii.gz", grey(len(name)), np.eye(4))
+        write_nifti(f"heads/P1/{name}.nii.gz", grey(len(name)), np.diag([*signs, 1.0]))
     assert "frame" not in propose_table(tmp_path / "heads").table, "an empty column is left out"
 
 
