@@ -30,6 +30,30 @@ NUM_NAMED = 5
 Description = Mapping[str, Any]
 
 
+def atlases_of(table: pd.DataFrame) -> pd.Series:
+    """The path of each scan's atlas affine, else that of another scan of its frame; "" if there is none.
+
+    table  rows of the manifest
+    """
+    if "atlas" not in table:
+        return pd.Series("", table.index)
+    given = table[table["atlas"] != ""].drop_duplicates("frame")
+    of_frame = table["frame"].map(dict(zip(given["frame"], given["atlas"], strict=True))).fillna("")
+    return table["atlas"].where(table["atlas"] != "", of_frame)
+
+
+def partial_atlas(table: pd.DataFrame) -> list[str]:
+    """A warning if only some scans have an atlas: body coordinates of two origins are not comparable."""
+    missing = table["scan"][atlases_of(table) == ""]
+    if len(missing) in (0, len(table)):
+        return []
+    problem = f"{len(missing)} of {len(table)} scans have no atlas (for example {missing.iloc[0]})"
+    effect = (
+        "their body coordinates have another origin, so that strategies of body positions match wrong places"
+    )
+    return [f"warning: {problem}; {effect}; give an affine for each frame, or for none"]
+
+
 def register_bodies(
     out: Path, table: pd.DataFrame, train: Sequence[str], workers: int, say: Callable[[str], None]
 ) -> None:
@@ -39,11 +63,10 @@ def register_bodies(
 
     The reference is the training scan of the most frequent modality whose body has the most usual extent. Of
     the scans of one frame, the one of the most frequent modality is registered, and the others have its
-    affine. Scans with an atlas affine in the manifest keep that. A scan that cannot be registered is named,
+    affine. Frames with an atlas affine in the manifest keep that. A scan that cannot be registered is named,
     and keeps coordinates from the middle of its body. Affines of unchanged scans are kept.
     """
-    if "atlas" in table:
-        table = table[table["atlas"] == ""]
+    table = table[atlases_of(table) == ""]
     if not len(table):
         (out / REGISTERED).unlink(missing_ok=True)  # of an earlier preparation: it precedes an atlas
         return

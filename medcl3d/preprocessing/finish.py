@@ -16,7 +16,7 @@ from medcl3d.core.warning_summary import first_reasons, summarise_warnings
 from medcl3d.datasets.columns import MISSING
 from medcl3d.datasets.manifest import Manifest
 from medcl3d.io.atomic import write_json, write_text
-from medcl3d.preprocessing.body_frame import register_bodies
+from medcl3d.preprocessing.body_frame import partial_atlas, register_bodies
 from medcl3d.preprocessing.options import PrepareOptions
 from medcl3d.preprocessing.output_folder import remove_departed, remove_unlisted
 from medcl3d.preprocessing.scan_task import Outcome
@@ -142,7 +142,15 @@ def finish(
     num_unchanged = sum(o.was_unchanged for o in outcomes.values())
     grouped = summarise_warnings(((scan, outcome.warnings) for scan, outcome in outcomes.items()), len(table))
     left_out = [f"{o.status}: {o.reason}" for o in outcomes.values() if o.status in ("refused", "skipped")]
-    for line in (*departed, *moves, *warnings, *_missing_cells(table), *grouped, *first_reasons(left_out)):
+    for line in (
+        *departed,
+        *moves,
+        *warnings,
+        *partial_atlas(table),
+        *_missing_cells(table),
+        *grouped,
+        *first_reasons(left_out),
+    ):
         say(line)
     skipped = f", {counts['skipped']} skipped" if counts["skipped"] else ""
     where = f" (all in {out / 'report.csv'})" if left_out or grouped else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -172,11 +172,9 @@ class PairDataset(Dataset[RawBatch]):
         """Points of one sample; `elsewhere`: the sample whose body coordinates they have in a placebo."""
         collection, first = self.scans.collection, group.views[0].scan
         voxels, position, valid = self._shared_positions(group, rng)
-        key = (
-            position[torch.from_numpy(rng.permutation(self.num_points))]
-            if self.is_placebo and permutes_points(self.strategy)
-            else position
-        )
+        key = position
+        if self.is_placebo and permutes_points(self.strategy):
+            key = position[_permuted(valid, rng)]
         in_body = position
         if elsewhere is not None:
             first, (_, in_body, _) = elsewhere[0].views[0].scan, self._shared_positions(*elsewhere)
@@ -188,7 +186,7 @@ class PairDataset(Dataset[RawBatch]):
         row = int(self.scans.rows[group.views[0].scan])
         found = regions_at(self.store, row, voxels, regions.supervoxel_mm)
         if self.is_placebo and permutes_regions(self.strategy):
-            found = rng.permutation(found)
+            found = found[_permuted(valid, rng).numpy()]
         return replace(points, region=torch.from_numpy(found)[None])
 
     def _shared_positions(
@@ -232,6 +230,15 @@ def with_body_of(group: RawGroup, other: RawGroup) -> RawGroup:
     """The views with the body coordinates of another group's views."""
     keys = replace(group.keys, body=other.keys.body, fraction=other.keys.fraction)
     return replace(group, keys=keys)
+
+
+def _permuted(valid: Bool[Tensor, " P"], rng: np.random.Generator) -> Int64[Tensor, " P"]:
+    """A random order of the valid points, which come first; the others keep their places.
+
+    A permutation of all would give some valid points the key of a point that is not shared, and fewer pairs.
+    """
+    num = int(valid.sum())
+    return torch.from_numpy(np.concatenate([rng.permutation(num), np.arange(num, len(valid))]))
 
 
 def _inside(

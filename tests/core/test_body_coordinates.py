@@ -53,13 +53,33 @@ def test_an_atlas_affine_of_the_manifest_reaches_the_keys(tmp_path: Path) -> Non
     pd.DataFrame({"path": ["a.nii.gz", "b.nii.gz"], "atlas": ["a.txt", ""]}).to_csv(
         tmp_path / "manifest.csv", index=False
     )
-    prepare("csv", tmp_path, tmp_path / "out", options=PrepareOptions(workers=1, intensity="none"))
+    said: list[str] = []
+    options = PrepareOptions(workers=1, intensity="none")
+    prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
+    assert any("1 of 2 scans have no atlas (for example b)" in line for line in said)
     collection = Store.open(tmp_path / "out").collection
     world = np.array([[3.0, 5.0, 7.0]])
     assert np.allclose(collection.body.place(np.array([0]), world)[0], (atlas @ [3, 5, 7, 1])[:3])
     middle = np.array([11.0, 13.0, 13.5])  # of voxel indices 5.5, 6.5, 4.5
     assert np.allclose(collection.body.place(np.array([1]), middle[None])[0], 0)
     assert "atlas" not in collection.columns
+
+
+@pytest.mark.parametrize("body_coordinates", ["middle", "affine"])
+def test_scans_of_one_frame_have_the_atlas_of_any_of_them(body_coordinates: str, tmp_path: Path) -> None:
+    for name in "ab":
+        write_scan(tmp_path / f"{name}.nii.gz", np.diag([2.0, 2.0, 3.0, 1.0]))
+    np.savetxt(tmp_path / "a.txt", np.diag([0.9, 1.1, 1.0, 1.0]))
+    table = pd.DataFrame(
+        {"path": ["a.nii.gz", "b.nii.gz"], "atlas": ["", "a.txt"], "patient": "p", "frame": "f"}
+    )
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    said: list[str] = []
+    options = PrepareOptions(workers=1, intensity="none", test_fraction=0, body_coordinates=body_coordinates)
+    prepare("csv", tmp_path, tmp_path / "out", options=options, say=said.append)
+    body = Store.open(tmp_path / "out").collection.body
+    assert np.allclose(body.from_world, np.diag([0.9, 1.1, 1.0, 1.0]))
+    assert not any("atlas" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,24 @@ def test_a_placebo_shuffles_places_and_keeps_pairs(tiny_store: Path) -> None:
     assert torch.equal(shuffled.key_mm.sort(1).values, true.key_mm.sort(1).values)
 
 
+def test_a_placebo_shuffles_valid_points_only(tiny_store: Path) -> None:
+    """A valid point keeps the position of a shared point: the control has as many pairs."""
+    pairs = {"voxel_correspondence": {"num_points": 24}}
+    config = config_of_points(tiny_store, pairs)
+    config["views"] = {"mri": {"affine_probability": 1, "rotation_degrees": 60, "scale": [2.0, 3.0]}}
+    config["train"] = {"steps": 30, "samples_per_step": 8}
+    dataset = dataclasses.replace(assemble(parse(config, PretrainConfig, "test")).dataset(), is_placebo=True)
+    some = 0
+    for step in range(30):
+        points = dataset[step].points
+        assert points is not None
+        for position, key, valid in zip(points.position_mm, points.key_mm, points.valid, strict=True):
+            some += 0 < int(valid.sum()) < len(valid)
+            assert torch.equal(key[valid].sort(0).values, position[valid].sort(0).values)
+            assert torch.equal(key[~valid], position[~valid])
+    assert some, "some samples have points that are not shared"
+
+
 def keys_of_steps(parts: Pretraining, steps: int) -> Iterator[Keys]:
     """The keys of some batches as the objective relates them: of points if there are any, else of views."""
     dataset = parts.dataset()
