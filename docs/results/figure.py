@@ -58,6 +58,7 @@ PANELS = (
         digits=1,
     ),
     Panel("hearts, frozen", "Dice", "sunnybrook_voxels.csv", "voxel_probe/dice", "untrained"),
+    Panel("hippocampus, frozen", "Dice", "hippocampus_voxels.csv", "voxel_probe/dice", "untrained"),
     Panel(
         "hippocampus, fine-tuned",
         "Dice",

@@ -1,6 +1,6 @@
 """Measure whether the purity of pairs orders encoders as their results do: `python docs/results/purity.py`.
 
-For each arm with pairs of four comparisons whose rows are committed, the pairs are audited without training,
+For each arm with pairs of five comparisons whose rows are committed, the pairs are audited without training,
 as by `medcl3d audit`; docs/results/purity.csv gets a row per arm. With names of comparisons, only these are
 audited, and the other rows are kept. The sets of `COMPARISONS` must be prepared with the commands of their
 configurations.
@@ -61,6 +61,7 @@ COMPARISONS = (
         sign=-1,
     ),
     Comparison("hearts", "study/sunnybrook.yaml", "sunnybrook_voxels.csv", "voxel_probe/dice"),
+    Comparison("hippocampus", "study/hippocampus.yaml", "hippocampus_voxels.csv", "voxel_probe/dice"),
 )
 
 

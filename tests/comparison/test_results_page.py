@@ -144,15 +144,18 @@ class Study:
         return quoted.replace("-", "\N{MINUS SIGN}")
 
 
-def rebuilt(name: str, rows: str, section: str, folder: Path) -> Study:
-    """The study `name`, whose rows, table and p-values are those of its archive."""
+def rebuilt(name: str, rows: str, section: str, folder: Path, num_shown: int = 18) -> Study:
+    """The study `name`, whose rows, table and p-values are those of its archive.
+
+    num_shown  figures of the table that the report shows
+    """
     found = from_archive(name, folder, rows)
     report = (folder / "evaluate" / "results.md").read_text(encoding="utf-8")
     means = found.groupby("arm").mean(numeric_only=True)
     table = cells_of("results/index.md", section, "arm")
     assert set(table) == set(means.index)
     shown = [f"| {arm} | {cell} |" for arm, cells in table.items() for cell in cells if cell]
-    assert len(shown) == 18 and all(one in report for one in shown)
+    assert len(shown) == num_shown and all(one in report for one in shown)
     page = (DOCS / "results/index.md").read_text(encoding="utf-8")
     conclusion = json.loads((folder / "evaluate" / "conclusion.json").read_text())
     arms = {arm["name"]: arm for arm in conclusion["arms"]}
@@ -225,6 +228,50 @@ def test_what_features_of_hearts_add_to_the_place(tmp_path: Path) -> None:
     assert_shows(alone[1], place)
 
 
+def test_the_study_of_the_hippocampus_is_rebuilt_from_its_archive(tmp_path: Path) -> None:
+    section = "Hippocampus: which pairs teach an encoder to outline its parts?"
+    study = rebuilt("hippocampus", "hippocampus_voxels.csv", section, tmp_path, num_shown=21)
+    assert_quoted(study.shown("body_position", "+.3f"), "../README.md", "strategies/body_position.md")
+    for arm in ("voxel_correspondence", "voxel_correspondence, global_dense"):
+        assert_quoted(study.shown(arm, "+.3f"), "concepts/choosing.md", "strategies/voxel_correspondence.md")
+    untrained = study.rows.loc["untrained"]
+    place, both, intensity = (f"{untrained[f'voxel_probe/{name}/dice']:.3f}" for name in CONTROLS)
+    known = (
+        f"position alone {place} Dice, intensity and position together {both}, intensity alone {intensity}."
+    )
+    assert known in study.section
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert (
+        f"position without a network {place}; intensity and position together, without a network, have {both}"
+        in (" ".join(readme.split()))
+    )
+    neighbours = study.section.split("Nearest neighbours")[1].split("\n- ")[0]
+    for arm in ("body_position", "augmented_views", "untrained"):
+        assert f"{study.rows.loc[arm, 'voxel_probe/knn/dice']:.3f}" in neighbours
+    for name in ("place", "intensity_place"):
+        assert f"{untrained[f'voxel_probe/{name}/knn/dice']:.3f}" in neighbours
+    dice = by_seed("hippocampus_voxels.csv", "voxel_probe/dice")
+    controls = {name: by_seed("hippocampus_voxels.csv", f"voxel_probe/{name}/dice") for name in CONTROLS}
+    answer = cells_of("results/index.md", "Answers", "question")[
+        "Do positives at the same place of other patients help?"
+    ][1]
+    to_placebo, to_place, to_both = (
+        re.search(rf"to {name} ([^\]]*\])", answer)
+        for name in ("its placebo", "position alone", "intensity and position")
+    )
+    for found, other in (
+        (to_placebo, dice.loc["body_position (placebo)"]),
+        (to_place, controls["place"].loc["untrained"]),
+        (to_both, controls["intensity_place"].loc["untrained"]),
+    ):
+        assert found is not None and found[1] in study.section
+        assert_shows(found[1], dice.loc["body_position"] - other)
+    to_points = re.search(r"without pairs of other patients: ([^\]]*\])", study.section)
+    assert to_points is not None
+    assert_shows(to_points[1], dice.loc["body_position"] - dice.loc["voxel_correspondence"])
+    assert_shows_scores(tmp_path / "evaluate" / "report.html", 6)
+
+
 def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
     rows = from_archive("hippocampus_maps", tmp_path).set_index(["arm", "seed"]).sort_index()
     section = "Hippocampus: which feature maps describe a voxel?"
@@ -275,7 +322,7 @@ def test_the_answers_have_the_numbers_of_the_figure() -> None:
         row for cells in cells_of("results/index.md", "Answers", "question").values() for row in cells
     )
     brain, *others = figure.PANELS
-    assert len(others) == 6 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
+    assert len(others) == 7 and figure.as_text(brain, figure.differences(brain)["augmented_views"]) in answers
     for panel in others:
         assert figure.as_text(panel, figure.best(panel)) in answers, panel.title
     matching = next(panel for panel in others if panel.sign < 0)
