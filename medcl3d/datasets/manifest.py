@@ -123,6 +123,9 @@ class Manifest:
             table[name] = table.get(name, default)
         frame = table.get("frame", table["scan"])
         table["frame"] = frame.where(frame != "", table["scan"])
+        if "atlas" in table:  # world mm -> atlas mm is one for the scans of a frame
+            given = table["atlas"].where(table["atlas"] != "")
+            table["atlas"] = given.fillna(given.groupby(table["frame"]).transform("first")).fillna("")
         refuse_ambiguous(table, at)
         found += [*doubtful_ids(table, at), *spelling_notes(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]

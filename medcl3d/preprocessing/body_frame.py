@@ -30,21 +30,11 @@ NUM_NAMED = 5
 Description = Mapping[str, Any]
 
 
-def atlases_of(table: pd.DataFrame) -> pd.Series:
-    """The path of each scan's atlas affine, else that of another scan of its frame; "" if there is none.
-
-    table  rows of the manifest
-    """
-    if "atlas" not in table:
-        return pd.Series("", table.index)
-    given = table[table["atlas"] != ""].drop_duplicates("frame")
-    of_frame = table["frame"].map(dict(zip(given["frame"], given["atlas"], strict=True))).fillna("")
-    return table["atlas"].where(table["atlas"] != "", of_frame)
-
-
 def partial_atlas(table: pd.DataFrame) -> list[str]:
     """A warning if only some scans have an atlas: body coordinates of two origins are not comparable."""
-    missing = table["scan"][atlases_of(table) == ""]
+    if "atlas" not in table:
+        return []
+    missing = table["scan"][table["atlas"] == ""]
     if len(missing) in (0, len(table)):
         return []
     problem = f"{len(missing)} of {len(table)} scans have no atlas (for example {missing.iloc[0]})"
@@ -66,7 +56,8 @@ def register_bodies(
     affine. Frames with an atlas affine in the manifest keep that. A scan that cannot be registered is named,
     and keeps coordinates from the middle of its body. Affines of unchanged scans are kept.
     """
-    table = table[atlases_of(table) == ""]
+    if "atlas" in table:
+        table = table[table["atlas"] == ""]
     if not len(table):
         (out / REGISTERED).unlink(missing_ok=True)  # of an earlier preparation: it precedes an atlas
         return

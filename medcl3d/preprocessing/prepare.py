@@ -21,7 +21,6 @@ from medcl3d.datasets.volumes import VOLUME, split_volumes
 from medcl3d.io.array_file import import_blosc2
 from medcl3d.io.atomic import remove_partial_files
 from medcl3d.io.nifti import read_header
-from medcl3d.preprocessing.body_frame import atlases_of
 from medcl3d.preprocessing.finish import Prepared, finish, write_report
 from medcl3d.preprocessing.intensity_kind import kind_of
 from medcl3d.preprocessing.options import PrepareOptions
@@ -182,6 +181,7 @@ _SHARED = (
 def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
     table = manifest.table
     images = [manifest.locate(p) for p in table["path"]]
+    atlases = table["atlas"] if "atlas" in table else [""] * len(table)
     has_volumes = options.channels == "split" and VOLUME in table
     volumes = map(int, table[VOLUME]) if has_volumes else [None] * len(table)
     spacing = None if isinstance(options.spacing_mm, str) else options.spacing_mm
@@ -201,7 +201,7 @@ def _tasks(manifest: Manifest, options: PrepareOptions) -> list[ScanTask]:
             **shared,
         )
         for scan, image, label, atlas, modality, volume in zip(
-            table["scan"], images, table["label"], atlases_of(table), table["modality"], volumes, strict=True
+            table["scan"], images, table["label"], atlases, table["modality"], volumes, strict=True
         )
     ]
 

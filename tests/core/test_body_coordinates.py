@@ -82,6 +82,19 @@ def test_scans_of_one_frame_have_the_atlas_of_any_of_them(body_coordinates: str,
     assert not any("atlas" in line for line in said)
 
 
+def test_a_frame_keeps_the_atlas_of_a_scan_that_is_refused(tmp_path: Path) -> None:
+    for name in "abc":
+        write_scan(tmp_path / f"{name}.nii.gz", np.diag([2.0, 2.0, 3.0, 1.0]))
+    (tmp_path / "b.nii.gz").write_bytes(b"")
+    np.savetxt(tmp_path / "a.txt", np.diag([0.9, 1.1, 1.0, 1.0]))
+    table = pd.DataFrame({"path": ["a.nii.gz", "b.nii.gz", "c.nii.gz"], "atlas": ["", "a.txt", "a.txt"]})
+    table.assign(patient="p", frame=["f", "f", "g"]).to_csv(tmp_path / "manifest.csv", index=False)
+    options = PrepareOptions(workers=1, intensity="none", test_fraction=0, body_coordinates="affine")
+    prepare("csv", tmp_path, tmp_path / "out", options=options)
+    body = Store.open(tmp_path / "out").collection.body
+    assert np.allclose(body.from_world, np.diag([0.9, 1.1, 1.0, 1.0]))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
