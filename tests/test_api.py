@@ -418,6 +418,22 @@ def test_a_map_of_resampled_scans_is_on_the_files_grid(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[0, 2:-2, 2:-2, 2:-2].numpy(), voxels[2:-2, 2:-2, 2:-2], atol=2e-2)
 
 
+@pytest.mark.filterwarnings("ignore:.*voxels of")
+@pytest.mark.parametrize(("crop", "border"), [("none", 1), ("body", 0)])
+def test_a_map_continues_to_the_border_unless_the_scan_was_cropped(
+    tmp_path: Path, crop: str, border: int
+) -> None:
+    """The prepared grid of coarser voxels ends before the outer voxels of the file."""
+    voxels = np.random.default_rng(0).uniform(20, 60, (32, 32, 32)).astype(np.float32)
+    if crop == "body":
+        voxels[:6] = -1000.0
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 1.1, 1.0])), tmp_path / "a.nii.gz")
+    encoder = pools(1, spacing_mm=[3.0, 3.0, 3.0], crop=crop, kind="ct" if crop == "body" else "none")
+    found = medcl3d.extract_features(encoder, tmp_path / "a.nii.gz", dense=True)
+    assert isinstance(found, Tensor) and found.shape == (1, 32, 32, 32)
+    assert bool((found[0, 0] != 0).all()) == bool(border) and bool((found[0, 16, 16, 16] != 0).all())
+
+
 def test_a_vector_is_the_mean_over_windows(tmp_path: Path) -> None:
     voxels = ramp(tmp_path / "a.nii.gz", (8, 12, 8))
     windows = [voxels[:, start : start + 8].mean() for start in (0, 4)]

@@ -21,7 +21,7 @@ from medcl3d.downstream.crop_dataset import (
     whole_scans,
 )
 from medcl3d.downstream.targets import Measurement
-from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.task import Evaluation, not_finite
 from medcl3d.sampling.plan import Plan
 from medcl3d.store.store import Store
 from medcl3d.views import ViewRecipe
@@ -98,6 +98,8 @@ class CropTask(ABC):
         model.eval()
         examples = self.examples(store, scans, patch_size)
         outputs = mean_outputs(self.output(model, store), store, examples, device, dtype, on_all_ranks=True)
+        if not np.isfinite(outputs).all():
+            raise not_finite()
         return Evaluation(*self.measure(outputs, examples, store, seed), {})
 
 

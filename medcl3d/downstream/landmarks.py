@@ -64,8 +64,9 @@ class Landmarks:
         def embed(scan: int, voxels: np.ndarray) -> np.ndarray:
             return directions(scale.transform(features_of(_examples(scan, voxels, size))))
 
+        labelled = [scan for scan in sides[1] if store.has_label(scan)]
         tested = _first_of_each(
-            sides[1], table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy()
+            labelled, table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy()
         )
         centres = {scan: voxels for scan in tested if (voxels := _centres(task, store, scan))}
         grids = {scan: self._grid(store, scan) for scan in centres}
@@ -134,7 +135,7 @@ def _examples(scan: int, voxels: np.ndarray, size: Triple) -> list[Example]:
 
 
 def _first_of_each(scans: Sequence[int], patient: np.ndarray, modality: np.ndarray) -> list[int]:
-    """The first scan of each patient and modality."""
+    """The first of these scans of each patient and modality."""
     found: dict[tuple[str, str], int] = {}
     for scan in scans:
         found.setdefault((str(patient[scan]), str(modality[scan])), scan)

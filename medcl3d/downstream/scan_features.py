@@ -126,16 +126,17 @@ def _dense(
     [mean] = mean_maps(found, chosen, windows, encoder.patch_size)
     to_prepared = np.diag([*map(float, stride), 1.0])
     to_prepared[:3, 3] = np.array(centre_of(encoder.network.encoder, stride)) - np.array(windows.before)
-    return torch.from_numpy(_on_own_grid(mean.mean().movedim(-1, 0).numpy(), ready, to_prepared))
+    cropped = encoder.intensity.get("crop", "none") != "none"
+    return torch.from_numpy(_on_own_grid(mean.mean().movedim(-1, 0).numpy(), ready, to_prepared, cropped))
 
 
-def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) -> np.ndarray:
+def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray, cropped: bool) -> np.ndarray:
     """``Float32[C, X, Y, Z]``: a map ``[C, d, h, w]``, interpolated linearly at the voxels of the file.
 
     to_prepared  ``Float64[4, 4]`` voxel of the map -> voxel of the prepared scan
 
-    Beyond the centres of its outermost voxels the map continues unchanged; beyond a scan that was cropped to
-    the body it is 0.
+    Beyond the centres of its outermost voxels the map continues unchanged; beyond a scan that was `cropped`
+    to the body it is 0.
     """
     shape = ready.image.voxels.shape[1:]
     into_prepared = np.linalg.inv(ready.affine) @ ready.own_affine
@@ -144,6 +145,7 @@ def _on_own_grid(values: np.ndarray, ready: ReadyScan, to_prepared: np.ndarray) 
     result = np.empty((len(values), *shape), dtype=np.float32)
     for channel, one in zip(result, values, strict=True):
         affine_transform(one, rounded[:3, :3], rounded[:3, 3], output=channel, order=1, mode="nearest")
-    matrix, offset = into_prepared[:3, :3], into_prepared[:3, 3]
-    result[:, outside(shape, ready.stored.shape[1:], matrix, offset, tolerance=1e-3)] = 0
+    if cropped:
+        matrix, offset = into_prepared[:3, :3], into_prepared[:3, 3]
+        result[:, outside(shape, ready.stored.shape[1:], matrix, offset, tolerance=1e-3)] = 0
     return result

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from medcl3d.core.errors import DataError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -36,6 +38,12 @@ class Evaluation:
     cases: list[dict[str, Any]]
     pictures: dict[str, np.ndarray]
     few: dict[str, int] = field(default_factory=dict)
+
+
+def not_finite() -> DataError:
+    """The error of a network whose outputs are not all finite: NaN would count as the first class."""
+    problem = "the network's outputs are not all finite"
+    return DataError(problem=problem, remedy="use precision float32, or other weights")
 
 
 class Task(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -66,8 +67,20 @@ class EmbedsPatches(Protocol):
     embeds_patches: bool
 
 
+@runtime_checkable
+class ShiftsMaps(Protocol):
+    """An encoder with maps whose first voxel is centred on voxel `shifts[stride]` of the crop.
+
+    As after pooling without padding in front.
+    """
+
+    shifts: Mapping[Triple, float]
+
+
 def centre_of(encoder: nn.Module, stride: Triple) -> tuple[float, float, float]:
     """Where in a crop, in voxels, the first voxel of a map with this stride is centred."""
+    if isinstance(encoder, ShiftsMaps) and stride in encoder.shifts:
+        return (encoder.shifts[stride],) * 3
     if isinstance(encoder, EmbedsPatches) and encoder.embeds_patches:
         x, y, z = stride
         return (x - 1) / 2, (y - 1) / 2, (z - 1) / 2

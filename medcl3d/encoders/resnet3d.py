@@ -97,6 +97,9 @@ class ResNet3d(nn.Module):
         self._stem_map = max_pool
         self.channels: tuple[int, ...] = ((widths[0],) if max_pool else ()) + stage_channels
         self.strides: tuple[Triple, ...] = tuple((s, s, s) for s in cumulative)
+        # The pooling without padding in front centres its first voxel on the second one of the stem.
+        shift = float(stem_stride) if squeeze_excitation and max_pool else 0.0
+        self.shifts = {(s, s, s): shift for s in cumulative[int(max_pool) :]}
         self.num_features = self.channels[-1]
         for module in self.modules():
             if isinstance(module, nn.Conv3d):

@@ -36,7 +36,7 @@ class VoxelCorrespondence(PointsOfCrops):
         """The traits, with the batch grouping of `samples_per_scan`."""
         return StrategyTraits(
             signal_columns=("position_mm",),
-            weak_placebo="it joins other points of two overlapping crops, which trains about as well; "
+            weak_placebo="one point in two crops stays a pair: only which neighbours are ignored changes; "
             "compare with augmented_views",
             constant_across=("sample", "frame"),
             relates_points=True,

@@ -9,11 +9,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.finetune import finetune
 from medcl3d.downstream.tasks.classification import Classification
+from medcl3d.encoders.network import build_network
 from medcl3d.preprocessing.options import prepare_options
 from medcl3d.preprocessing.prepare import prepare
 from medcl3d.store.store import Store
@@ -75,6 +78,17 @@ def test_it_learns_the_classes(classified: Path, tmp_path: Path) -> None:
     assert {case["class"] for case in found["cases"]} == {"2", "10"}
     assert "p0" not in found["split"]["labelled"] and len(found["split"]["labelled"]) == 19
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_outputs_that_are_not_finite_are_refused(classified: Path) -> None:
+    store, task = Store.open(classified), Classification(target="kind")
+    network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 1, decoder=False)
+    model = task.model(network, store)
+    for weights in model.parameters():
+        torch.nn.init.constant_(weights, 3e38)
+    scans = [scan for scan in range(len(store)) if task.has_target(store, scan)]
+    with pytest.raises(DataError, match="outputs are not all finite"):
+        task.evaluate(model, store, scans, (8, 8, 8), torch.device("cpu"), None, 0)
 
 
 def test_labels_independent_of_voxels_are_not_learnt(classified: Path, tmp_path: Path) -> None:

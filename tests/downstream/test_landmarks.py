@@ -110,6 +110,17 @@ def test_a_patient_is_used_once_per_modality() -> None:
     assert _first_of_each([0, 1, 2, 3], patient, modality) == [0, 2, 3]
 
 
+def test_the_first_scan_with_a_label_map_is_measured(
+    ball_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patients = ball_store.collection.table["patient"].where(np.arange(len(ball_store)) != 5, "p0")
+    monkeypatch.setitem(ball_store.collection.table, "patient", patients)
+    assert not ball_store.has_label(5)
+    sides = TRAIN, [5, *TEST]
+    found, _ = Landmarks(structures=2).measure(ball_features(ball_store), ball_store, sides, SIZE, 0)
+    assert found["error_mm"].n == 3
+
+
 def test_the_centre_is_the_voxel_nearest_to_the_centroid_in_world_mm() -> None:
     """Of four voxels around a centroid in a sheared scan, those on the shorter diagonal are nearest."""
     affine = np.eye(4)

@@ -13,7 +13,7 @@ from monai.losses import DiceLoss
 from medcl3d.config.field_types import Choice
 from medcl3d.config.loading import load
 from medcl3d.config.plain import plain
-from medcl3d.core.errors import ConfigError
+from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.core.geometry import Triple
 from medcl3d.downstream.finetune import FinetuneConfig
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
@@ -167,6 +167,17 @@ def test_labels_get_the_transform_of_their_voxels(ball_store: Store) -> None:
     batch = patches(ball_store, 1.0)[0]
     voxels, labels = augmented(batch, Mirror())
     assert torch.equal(voxels.flip(2), batch.voxels) and torch.equal(labels.flip(1), batch.labels)
+
+
+def test_outputs_that_are_not_finite_are_refused(ball_store: Store) -> None:
+    """The class of NaN would be background, as of an empty scan."""
+    task = Segmentation()
+    network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 1, decoder=True)
+    model = task.model(network, ball_store)
+    for weights in model.parameters():
+        torch.nn.init.constant_(weights, 3e38)
+    with pytest.raises(DataError, match="outputs are not all finite; use precision float32"):
+        task.evaluate(model, ball_store, [6], (16, 16, 8), torch.device("cpu"), None, 0)
 
 
 def test_it_learns_a_bright_ball(ball_store: Store) -> None:

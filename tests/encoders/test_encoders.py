@@ -168,6 +168,7 @@ def test_groups_divide_the_channels_and_hold_two_or_more(channels: int) -> None:
     [
         ("resnet3d", {"depth": 10, "width": 0.125}, 64),
         ("resnet3d", {"depth": 18, "width": 0.125, "max_pool": False, "stem_kernel": 3}, 48),
+        ("resnet3d", {"depth": 50, "width": 0.125, "squeeze_excitation": True}, 64),
         ("unet3d", {"channels": (4, 8, 12, 16), "strides": (1, 2, 2, 2)}, 48),
         ("unet3d", {"channels": (4, 8, 12), "strides": (1, (1, 2, 2), 2), "residual": False}, 32),
         ("unet3d", {"channels": (4, 8, 12), "strides": (1, 2, 2), "resenc": True, "norm": "instance"}, 32),

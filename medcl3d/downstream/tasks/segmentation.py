@@ -23,7 +23,7 @@ from medcl3d.downstream.heads import Segmenter
 from medcl3d.downstream.patch_dataset import PatchBatch, PatchDataset, class_indices
 from medcl3d.downstream.sliding_window import mean_of_flips, probabilities_of, sliding_window
 from medcl3d.downstream.targets import case_rows
-from medcl3d.downstream.task import Evaluation
+from medcl3d.downstream.task import Evaluation, not_finite
 from medcl3d.downstream.tasks import TASKS
 from medcl3d.encoders.network import Network
 from medcl3d.evaluation.metrics.segmentation import overlap_of
@@ -179,13 +179,16 @@ class Segmentation:
     ) -> Tensor:
         """``Float32[K, D, H, W]`` of a prepared volume ``[C, D, H, W]``, background first.
 
-        `fill` as in `sliding_window`.
+        `fill` as in `sliding_window`. DataError if some are not finite: they would count as background.
         """
         model.eval()
         predict = mean_of_flips(probabilities_of(model, device, dtype), self.test_time_flips)
-        return sliding_window(
+        found = sliding_window(
             predict, volume, patch_size, fill=fill, overlap=self.overlap, windows=self.windows, device=device
         )
+        if not bool(found.isfinite().all()):
+            raise not_finite()
+        return found
 
 
 def augmented(batch: PatchBatch, recipe: ViewRecipe | None) -> tuple[Tensor, Tensor]:
