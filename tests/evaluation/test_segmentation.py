@@ -76,6 +76,15 @@ def test_a_shift_by_slices_is_measured_in_mm() -> None:
     )
 
 
+def test_a_surface_at_exactly_2_mm_is_near_whatever_the_orientation() -> None:
+    mask = np.zeros((16, 16, 16), dtype=bool)
+    mask[5, 4:9, 4:9] = True
+    for degrees in range(0, 90, 7):
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) * (0.4, 0.9, 1.1)
+        assert overlap_of(mask, np.roll(mask, 5, 0), turned).nsd_2mm == 1, "5 planes of 0.4 mm"
+
+
 def test_missed_falsely_predicted_and_absent_structures() -> None:
     empty, full = np.zeros((3, 4, 5), dtype=bool), np.ones((3, 4, 5), dtype=bool)
     diagonal = np.sqrt(6.0**2 + 4.0**2 + 2.5**2)
