@@ -43,7 +43,7 @@ from medcl3d.downstream.targets import Measurement
 from medcl3d.downstream.task import Evaluation
 from medcl3d.downstream.tasks import TASKS, task_of
 from medcl3d.downstream.tasks.classification import CropClassification
-from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
+from medcl3d.downstream.transfer import Transfer, Transferred, load_weights, start_of
 from medcl3d.downstream.unlike_pretraining import unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -123,13 +123,16 @@ def evaluate(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
     require_one_process("evaluate")
     with process_group() as device:
         parts = assemble(config)
-        origin = "untrained" if config.init == SCRATCH else f"from {config.source}"
+        start = start_of(parts.network, parts.transferred)
+        untrained = "untrained" if start is None else "with the weights of the module from Python"
+        origin = untrained if config.init == SCRATCH else f"from {config.source}"
         notes = [f"  {note}" for note in parts.notes]
         say("\n".join([f"{config.encoder.name}, frozen, {origin}", *notes]))
         if check:
             require_writable(config.out_dir, "out_dir")
             return config.out_dir
-        with run_of(config, config.out_dir, parts.store, "evaluate", config.precision, device) as run:
+        precision = config.precision
+        with run_of(config, config.out_dir, parts.store, "evaluate", precision, device, start) as run:
             if run is not None:
                 run.status("running", 0)
                 record_init(run, parts.transferred, parts.store)

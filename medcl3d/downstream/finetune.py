@@ -28,7 +28,7 @@ from medcl3d.downstream.results import SCHEMA, finish, record_init
 from medcl3d.downstream.run_weights import SCRATCH, Init, after_step, source_of
 from medcl3d.downstream.task import Task
 from medcl3d.downstream.tasks import TASKS, task_of
-from medcl3d.downstream.transfer import Transfer, Transferred, load_weights
+from medcl3d.downstream.transfer import Transfer, Transferred, load_weights, start_of
 from medcl3d.downstream.unlike_pretraining import median_spacing, unlike_pretraining
 from medcl3d.encoders import ENCODERS
 from medcl3d.encoders.network import Network, build_network, check_patch_size
@@ -101,6 +101,7 @@ class Finetuning:
     train, test  scans of the store
     validation   scans that are measured during training; () if none are
     labelled     patients whose labels are used
+    start        hash of the weights to start from; None if the seed determines them
     """
 
     config: FinetuneConfig
@@ -113,6 +114,7 @@ class Finetuning:
     validation: tuple[int, ...]
     labelled: tuple[str, ...]
     transferred: Transferred | None
+    start: str | None
 
 
 def assemble(config: FinetuneConfig) -> Finetuning:
@@ -159,6 +161,7 @@ def assemble(config: FinetuneConfig) -> Finetuning:
         scans_to_validate(config, store, task),
         labelled,
         transferred,
+        start_of(network, transferred),
     )
 
 
@@ -197,7 +200,7 @@ def finetune(config_path: Path, overrides: Sequence[str] = (), check: bool = Fal
             say(f"dry run: data, labels, network,{weights} task and out_dir are valid; none was trained")
             return config.out_dir
         precision = config.train.precision
-        with run_of(config, config.out_dir, parts.store, "finetune", precision, device) as run:
+        with run_of(config, config.out_dir, parts.store, "finetune", precision, device, parts.start) as run:
             if run is not None:
                 record_init(run, parts.transferred, parts.store)
                 train_model(parts, run, device)
@@ -314,7 +317,8 @@ def summary(parts: Finetuning) -> str:
     )
     lines += warmup_warning(config.train)
     if parts.transferred is None:
-        return "\n".join([*lines, "  from scratch"])
+        start = "scratch" if parts.start is None else "the module from Python"
+        return "\n".join([*lines, f"  from {start}"])
     lines += [f"  {note}" for note in parts.transferred.notes]
     warnings = unlike_pretraining(parts.store, parts.transferred.sidecar)
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in warnings)])

@@ -21,20 +21,23 @@ from medcl3d.downstream.seen_patients import (
     refuse_test_scans,
     unknown_origin,
 )
+from medcl3d.encoders.module import ModuleEncoder
 from medcl3d.encoders.network import Network
 from medcl3d.layouts.foreign import ForeignWeights, foreign_encoder
 from medcl3d.layouts.weights_file import unwrapped
 from medcl3d.store.store import Store
+from medcl3d.training.checkpoint import checksum
 
 Transfer = Literal["encoder", "all"]
 
 
 @dataclass(frozen=True)
 class Transferred:
-    """The metadata of loaded weights, and sentences for the user."""
+    """The metadata of loaded weights, sentences for the user, and the hash of the loaded tensors."""
 
     sidecar: dict[str, Any]
     notes: tuple[str, ...]
+    sha256: str
 
 
 def load_weights(
@@ -94,7 +97,16 @@ def load_weights(
             f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
             f"{channels // known}"
         )
-    return Transferred(sidecar, (*notes, *unverified))
+    return Transferred(sidecar, (*notes, *unverified), checksum(weights))
+
+
+def start_of(network: Network, transferred: Transferred | None) -> str | None:
+    """Hash of the weights that a run starts from; None if its seed determines them."""
+    if transferred is not None:
+        return transferred.sha256
+    encoder = network.encoder
+    passed = isinstance(encoder, ModuleEncoder) and encoder.from_python
+    return checksum(encoder.state_dict()) if passed else None
 
 
 def _require_decoders(path: Path, sidecar: Mapping[str, Any], network: Network, transfer: Transfer) -> None:

@@ -63,7 +63,7 @@ class ModuleEncoder(nn.Module):
     ):
         super().__init__()
         self.name = f"encoder.module: path = {path}"
-        self.path, self.attribute = path, attribute
+        self.path, self.attribute, self.from_python = path, attribute, from_python
         self.channels: tuple[int, ...] = tuple(channels)
         self.strides: tuple[Triple, ...] = tuple((s, s, s) if isinstance(s, int) else s for s in strides)
         self.num_features = self.channels[-1]
@@ -145,7 +145,8 @@ def as_encoder(
     convolutions with padding. If it is centred on the block that it covers, as after poolings and patch
     embeddings, set ``embeds_patches = True`` on the module (or on the part that `attribute` names).
 
-    Runs copy the module before they train it, so it is unchanged. In YAML, name the class instead, as
+    Runs copy the module before they train it, so it is unchanged. They start from its weights, whatever their
+    `seed`. In YAML, name the class instead, as
     ``encoder: {module: {path: "monai.networks.nets:DenseNet121", attribute: features, ...}}``.
     ConfigError: channels and strides do not fit each other, or the module has no such attribute.
     """

@@ -18,6 +18,7 @@ from medcl3d.config.plain import plain
 from medcl3d.core.embeddings import Loss
 from medcl3d.distributed.collectives import buffers_of_rank_zero, process_group, rank, say
 from medcl3d.distributed.precision import autocast_dtype
+from medcl3d.encoders.module import ModuleEncoder
 from medcl3d.io.atomic import write_json
 from medcl3d.io.disk_space import require_writable
 from medcl3d.io.progress import duration
@@ -34,6 +35,7 @@ from medcl3d.sampling.batches import batches_from
 from medcl3d.sampling.pair_dataset import PairDataset
 from medcl3d.sampling.raw_batch import RawBatch
 from medcl3d.store.content_hashes import contents
+from medcl3d.training.checkpoint import checksum
 from medcl3d.training.loop import fit
 from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import RunFolder, run_of
@@ -75,7 +77,11 @@ def pretrain(
 def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch.device) -> None:
     """Train the encoder in its run folder, or finish an interrupted run, and write the weights."""
     config, learner, train = parts.config, parts.learner, parts.config.train
-    with run_of(config, config.out_dir, parts.store, "pretrain", train.precision, device) as run:
+    start, encoder = None, learner.network.encoder
+    if isinstance(encoder, ModuleEncoder) and encoder.from_python:
+        # Its class and shapes, not its values: a script that constructs it again without a seed may resume.
+        start = checksum({name: tuple(one.shape) for name, one in encoder.state_dict().items()})
+    with run_of(config, config.out_dir, parts.store, "pretrain", train.precision, device, start) as run:
         if run is None:
             return
         if rank() == 0 and not (run.path / "pictures" / "pairs.png").exists():

@@ -29,7 +29,7 @@ from medcl3d.io.json_file import read_record
 from medcl3d.objectives.diagnostics import Watch
 from medcl3d.store.fingerprints import fingerprints
 from medcl3d.store.store import Store
-from medcl3d.training.run_record import open_record
+from medcl3d.training.run_record import START_HASH, open_record
 from medcl3d.training.trackers import TRACKERS, Tracker, TrackerName, tracked_name
 
 if TYPE_CHECKING:
@@ -196,9 +196,9 @@ def run_folder(
 
     A run may continue with more `train.steps`, a finished one too; provenance.json lists them as `extended`,
     since its first steps followed the schedule of fewer. ConfigError if the folder holds a run with another
-    configuration (names the fields) or other data (names the parts), if its checkpoints were trained in
-    another precision, or if another process uses it. MachineError if it cannot be written. If an exception is
-    raised inside, status.json gets `failed` and the reason.
+    configuration (names the fields) or other data (names the parts), if it started from other weights, if its
+    checkpoints were trained in another precision, or if another process uses it. MachineError if it cannot be
+    written. If an exception is raised inside, status.json gets `failed` and the reason.
     """
     lock = lock_folder(path, ".lock", lambda: read_status(path), "in this folder") if rank() == 0 else None
     try:
@@ -231,12 +231,17 @@ def run_of(
     kind: str,
     precision: Precision,
     device: torch.device,
+    start: str | None = None,
 ) -> Iterator[RunFolder | None]:
     """The run folder of a configuration; None if the run is done, which is reported.
 
-    kind  pretrain, finetune or evaluate
+    kind   pretrain, finetune or evaluate
+    start  hash of what the run starts from that its configuration does not determine: the weights of `init`,
+           or a module from Python
     """
     provenance = {**fingerprints(store), "kind": kind, "precision": precision_used(precision, device)}
+    if start is not None:
+        provenance[START_HASH] = start
     if (train := getattr(config, "train", None)) is not None:
         provenance["tf32"] = tf32_used(train.tf32, device)
     with run_folder(out_dir, plain(config), provenance, model=type(config)) as run:

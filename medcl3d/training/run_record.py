@@ -35,6 +35,8 @@ FREE_OPTIONS = [
 FREE_FIELDS = (*(f"train.{name}" for name in FREE_OPTIONS), "out_dir", "probe", "validate_every")
 SCRATCH_FREE_FIELDS = ("transfer", "step")
 """Fields that describe the weights to start from, without an effect on a run from scratch."""
+START_HASH = "start_sha256"
+"""The entry of provenance.json with the hash of the weights of `init`, or of a module from Python."""
 PRECISION = ("train.precision", "precision")
 """The field of training and that of an evaluation."""
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
@@ -45,8 +47,8 @@ def open_record(
 ) -> bool:
     """Write config.yaml and provenance.json of a run folder, and return whether the run is done.
 
-    ConfigError if the folder holds a run with another configuration or other data, or one that was trained
-    in another precision so far.
+    ConfigError if the folder holds a run with another configuration or other data, one that started from
+    other weights, or one that was trained in another precision so far.
     """
     file, before = path / "config.yaml", read_record(path / "provenance.json")
     extended = list(before.get("extended", ()))
@@ -57,6 +59,7 @@ def open_record(
             problem = f"the data changed since this run started: {', '.join(data)}"
             remedy = "set another out_dir, or prepare the data as before"
             raise ConfigError(problem=problem, remedy=remedy, place=path)
+        _require_start(path, before, provenance)
         extended += [[found.old, found.new] for found in others]
         finished = finished and not others
         if not finished and any((path / "checkpoints").glob("*.pt")):
@@ -84,6 +87,16 @@ def _extensions(
         remedy = "set another out_dir, or remove the folder to start again"
         raise ConfigError(problem=problem, remedy=remedy, place=file.parent)
     return others
+
+
+def _require_start(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """ConfigError if a run started from other weights than it would start from now."""
+    then, here = before.get(START_HASH), now.get(START_HASH)
+    if then is not None and here is not None and then != here:
+        problem = "this run started from other weights: those of init, or of the module from Python, changed"
+        remedy = "set another out_dir, remove the folder to start again, or, if a module is constructed with "
+        remedy += "random weights, call torch.manual_seed before"
+        raise ConfigError(problem=problem, remedy=remedy, place=path)
 
 
 def _require_precision(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medcl3d.cli import main
 from medcl3d.comparison.compare import compare
+from medcl3d.config.field_types import Choice
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.downstream.evaluate import evaluate
 from medcl3d.downstream.probes import ScanRetrieval
+from medcl3d.encoders.network import build_network
 from medcl3d.pretraining.pretrain import pretrain
 from medcl3d.store.store import Store
+from medcl3d.training.run_folder import run_folder
 
 ENCODER = {"unet3d": {"channels": [4, 8], "strides": [1, 2]}}
 STRUCTURES = {"structure_at_centre": {"structures": 2, "crops_per_scan": 12}}
@@ -87,6 +92,24 @@ def test_retrieval_without_queries_is_refused_before_training(
     written = write(tmp_path / "c.yaml", config_of(ball_root, tmp_path / "run", **fields))
     with pytest.raises(DataError, match=words):
         evaluate(written, check=True)
+
+
+def test_replaced_weights_at_the_same_path_are_noticed(ball_root: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        torch.manual_seed(number)
+        network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 1)
+        with run_folder(tmp_path / f"pre_{number}", {}, {}) as folder:
+            facts = {"schema": 1, "architecture": ENCODER, "in_channels": 1, "decoder": False}
+            folder.weights("encoder", network, {**facts, "pretraining_patients": []})
+            folder.status("done", 1)
+    pretraining = tmp_path / "pre_0"
+    fields = config_of(ball_root, tmp_path / "run", init=str(pretraining))
+    found = run(tmp_path, fields)
+    assert run(tmp_path, fields) == found
+    for name in ("encoder.safetensors", "encoder.json"):
+        shutil.copy(tmp_path / "pre_1" / name, pretraining / name)
+    with pytest.raises(ConfigError, match="started from other weights: those of init"):
+        run(tmp_path, fields)
 
 
 def test_retrieval_by_the_central_patch_reads_only_the_centre(ball_store: Store) -> None:

@@ -181,3 +181,37 @@ def test_a_class_is_not_a_module() -> None:
 def test_a_choice_names_it() -> None:
     choice = as_encoder(densenet(), attribute="features", channels=10, strides=8).choice
     assert isinstance(choice, Choice) and choice.fields["path"] == "monai.networks.nets.densenet:DenseNet"
+
+
+def test_other_weights_of_a_module_are_not_the_same_evaluation(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {
+        "data": {"root": str(tiny_store), "patch_size": [16, 16, 16]},
+        "retrieval": {"same": "modality", "differ": "scan"},
+        "precision": "float32",
+    }
+    network = densenet()
+    encoder = as_encoder(network, attribute="features", channels=10, strides=8)
+    found = medcl3d.evaluate(fields, encoder=encoder, out_dir=tmp_path / "run")
+    assert "with the weights of the module from Python" in capsys.readouterr().out
+    again = as_encoder(densenet(), attribute="features", channels=10, strides=8)
+    assert medcl3d.evaluate(fields, encoder=again, out_dir=tmp_path / "run").metrics == found.metrics
+    with torch.no_grad():
+        next(network.features.parameters()).add_(1)
+    with pytest.raises(ConfigError, match="started from other weights"):
+        medcl3d.evaluate(fields, encoder=encoder, out_dir=tmp_path / "run")
+
+
+def test_a_pretraining_resumes_with_other_initial_weights_but_not_with_another_module(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    first = as_encoder(densenet(), attribute="features", channels=10, strides=8)
+    run = medcl3d.pretrain(config(tiny_store, first), out_dir=tmp_path / "run")
+    unseeded = DenseNet(**DENSENET)
+    again = as_encoder(unseeded, attribute="features", channels=10, strides=8)
+    assert medcl3d.pretrain(config(tiny_store, again), out_dir=tmp_path / "run").path == run.path
+    narrower = DenseNet(**(DENSENET | {"bn_size": 2}))
+    other = as_encoder(narrower, attribute="features", channels=10, strides=8)
+    with pytest.raises(ConfigError, match="started from other weights"):
+        medcl3d.pretrain(config(tiny_store, other), out_dir=tmp_path / "run")
