@@ -34,8 +34,9 @@ class Dense(nn.Module):
 
     Points are in the intersection of a sample's views. If the strategy does not relate points itself, the
     relation of the crops is gated: P = P_crop x [same point, or within `tolerance_mm` in one frame], and
-    points nearer than `ignore_mm` in one frame are ignored. A strategy that relates points has its own
-    `num_points`, `tolerance_mm` and `ignore_mm`, and these fields have no effect.
+    points nearer than `ignore_mm` in one frame are ignored. Other points of attracting crops have M = 1 in
+    one frame. A strategy that relates points has its own `num_points`, `tolerance_mm` and `ignore_mm`, and
+    these fields have no effect.
 
     num_points    points per sample
     tolerance_mm  points of attracting crops that share a frame attract up to this distance
@@ -97,10 +98,9 @@ class Dense(nn.Module):
             points = relate_points(rows, cols, self.tolerance_mm, self.ignore_mm)
             positive = points.positive * torch.where(same_crop, 1.0, crops.positive)
             # Different points of attracting crops are negatives, in one frame: across frames, it is not known
-            # which points correspond.
+            # which points correspond. Their places differ, whatever part of them two crops share.
             in_frame = rows.frame[:, None] == cols.frame
-            repels = torch.where(in_frame, torch.maximum(crops.negative, crops.positive), crops.negative)
-            negative = torch.where(same_crop, 1.0, repels)
+            negative = torch.where(same_crop | (in_frame & (crops.positive > 0)), 1.0, crops.negative)
             negative = (1 - positive) * points.negative * negative
             if crops.budget is None:
                 return Relation(positive, negative)

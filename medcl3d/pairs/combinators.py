@@ -32,7 +32,7 @@ from medcl3d.pairs import (
 )
 from medcl3d.pairs.anchors import Anchors
 from medcl3d.pairs.exclude import Exclude
-from medcl3d.pairs.traits import num_points_of
+from medcl3d.pairs.traits import num_points_of, queue_size
 
 Part = choice_in_list(PAIRS)
 
@@ -211,6 +211,11 @@ class Product:
                     problem=f"on_missing: {on_missing} selects anchors, which only the first part does",
                     remedy="put that part first, with `inner` for the views, or remove on_missing",
                 )
+        if queue_size(self):
+            raise ConfigError(
+                problem="a part has an embedding queue, and only its nearest neighbours would repel",
+                remedy="make the product the inner strategy of nearest_neighbours",
+            )
         for part in self.strategies:
             if "positive" not in traits_of(part).signal_weights and not isinstance(part, Exclude):
                 raise ConfigError(

@@ -23,13 +23,15 @@ from medcl3d.pairs import (
     PairStrategy,
     StrategyTraits,
     all_parts,
+    crosses_patients,
     link,
     needs_features,
     relates_points,
     traits_of,
 )
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.traits import num_points_of
+from medcl3d.pairs.placebo import POINTS, SLICE
+from medcl3d.pairs.traits import num_points_of, without_weighted_negatives
 
 OF_SCANS = {"patient", "session", "session_days", "modality", "frame"}
 """Columns by which strategies choose scans of a patient: one whose signal is in one of them reads others
@@ -63,21 +65,28 @@ class Exclude:
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The inner strategy, built."""
         with inside("exclude", "inner"):
-            return (PAIRS.build(self.inner),)
+            return (without_weighted_negatives(PAIRS.build(self.inner), "exclude"),)
 
     @property
     def traits(self) -> StrategyTraits:
         """The traits: the column alone is the signal, so a placebo does not change the inner strategy."""
-        inside_signal = {
-            name for part in all_parts(self.strategies[0]) for name in traits_of(part).signal_columns
-        }
-        read_inside = self.by in inside_signal or (self.by in OF_SCANS and bool(inside_signal & OF_SCANS))
         return StrategyTraits(
-            signal_columns=() if read_inside else (self.by,),
+            signal_columns=() if self._is_read_inside else (self.by,),
             signal_weights=frozenset({"negative"}),
             relates_points=relates_points(self.strategies[0]),
             needs_features=needs_features(self.strategies[0]),
         )
+
+    @property
+    def _is_read_inside(self) -> bool:
+        """Whether the inner strategy reads the column too, also if it is not its signal."""
+        inner = self.strategies[0]
+        signal = {name for part in all_parts(inner) for name in traits_of(part).signal_columns}
+        if self.by in signal or self.by == "frame":  # all positions in mm are those of a frame
+            return True
+        if self.by == "patient" and signal - {POINTS, SLICE}:  # relations and batches across patients
+            return True
+        return self.by in OF_SCANS and (bool(signal & OF_SCANS) or crosses_patients(inner))
 
     @property
     def num_points(self) -> int:

@@ -19,7 +19,7 @@ from medcl3d.core.keys import Keys
 from medcl3d.core.relation import Relation
 from medcl3d.pairs import PAIRS, PairStrategy, StrategyTraits, link
 from medcl3d.pairs.anchors import Anchors
-from medcl3d.pairs.traits import SUPPORT, queued_items
+from medcl3d.pairs.traits import SUPPORT, queued_items, without_weighted_negatives
 
 
 @PAIRS.register("nearest_neighbours")
@@ -45,7 +45,7 @@ class NearestNeighbours:
     def strategies(self) -> tuple[PairStrategy, ...]:
         """The strategy that draws the views."""
         with inside("nearest_neighbours", "inner"):
-            return (PAIRS.build(self.inner),)
+            return (without_weighted_negatives(PAIRS.build(self.inner), "nearest_neighbours"),)
 
     @property
     def traits(self) -> StrategyTraits:

@@ -43,7 +43,8 @@ class TabularNeighbours:
     combine     mean or product of the columns' kernels
     threshold   P = 1 from this similarity on and 0 below it, as in TGV; a scan without such a neighbour
                 starts no sample (default: P is the similarity of every pair)
-    k           number of most similar patients from which the second view is drawn, in the anchor's modality
+    k           number of most similar patients from which the second view is drawn, in the anchor's modality;
+                equally similar ones at the limit are drawn at random
     weighting   similarity: with probabilities proportional to it; uniform: all k equally
     jitter_mm   largest offset of the second crop from the corresponding position, along each axis
     on_missing  a missing value. ignore: the column drops out of a pair, and a scan without any known column
@@ -123,10 +124,11 @@ class TabularNeighbours:
         return attracts
 
     def neighbours(
-        self, collection: Collection, scan: int
+        self, collection: Collection, scan: int, rng: np.random.Generator | None = None
     ) -> tuple[Int[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
         """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities.
 
+        rng  draws among equally similar patients beyond k; without it, the first of the table are taken
         Scans with equal values are compared once, so the time grows with the number of different values.
         """
         group, members, first = collection.groups("modality", *self.columns)
@@ -142,6 +144,7 @@ class TabularNeighbours:
         nearest: dict[int, int] = {}  # patient -> one of its scans
         for start, stop in pairwise([0, *ends.tolist()]):
             equal = np.sort(np.concatenate([members[one] for one in order[start:stop]]))
+            equal = equal if rng is None else rng.permutation(equal)
             for other in equal[patient[equal] != patient[scan]].tolist():
                 nearest.setdefault(int(patient[other]), other)
                 if len(nearest) == self.k:
@@ -156,7 +159,7 @@ class TabularNeighbours:
 
     def sample(self, collection: Collection, anchor: int, rng: np.random.Generator) -> tuple[ViewSpec, ...]:
         """A crop of scan `anchor` and the corresponding crop of a similar patient."""
-        scans, similarity = self.neighbours(collection, anchor)
+        scans, similarity = self.neighbours(collection, anchor, rng)
         weights = similarity / similarity.sum() if self.weighting == "similarity" else None
         return corresponding_crops(collection, anchor, int(rng.choice(scans, p=weights)), self.jitter_mm, rng)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int
 
+from medcl3d.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -222,6 +224,17 @@ def needs_features(strategy: PairStrategy) -> bool:
 def has_gradient_through_negatives(strategy: PairStrategy) -> bool:
     """Whether the gradient goes through the negative weights of a strategy or of an inner one."""
     return any(traits_of(part).gradient_through_negatives for part in all_parts(strategy))
+
+
+def without_weighted_negatives(strategy: PairStrategy, outer: str) -> PairStrategy:
+    """The strategy; ConfigError if a part weights negatives, some of which `outer` removes later."""
+    if any(traits_of(part).temperature is not None for part in all_parts(strategy)):
+        raise ConfigError(
+            problem="hard_negatives weights negatives relative to all of an anchor's, of which some would be "
+            f"removed by {outer}",
+            remedy=f"put hard_negatives outside, with {outer} as its inner strategy",
+        )
+    return strategy
 
 
 def queued_items(positions: Int[Tensor, " M"]) -> Int[Tensor, " Q"]:

@@ -80,7 +80,7 @@ def check_points(strategy: PairStrategy, objective: Objective) -> None:
     if needs_features(strategy):
         problem = "the relation depends on features of crops, and the objective compares points"
         remedy = "choose an inner strategy that relates points, or an objective of whole views"
-    elif traits_of(strategy).signal_weights == {"negative"}:
+    elif any(traits_of(part).signal_weights == {"negative"} for part in all_parts(strategy)):
         problem = "only negatives of crops are excluded, and the points of one crop would repel nevertheless"
         remedy = "choose an inner strategy that relates points, or an objective of whole views"
     elif any(used and relates_points(part) for part, used in _relating(strategy)):

@@ -114,9 +114,7 @@ def test_points_of_attracting_crops_repel_within_a_frame_only() -> None:
     assert (relation.positive[across] == 0).all()
     views = ~across & (keys.view[:, None] != keys.view) & (relation.positive == 0)
     far = (keys.position_mm[:, None] - keys.position_mm).norm(dim=-1) > 5
-    torch.testing.assert_close(
-        relation.negative[views & far], torch.full_like(relation.negative[views & far], 0.9)
-    )
+    assert (views & far).any() and (relation.negative[views & far] == 1).all(), "whatever P of the crops is"
 
 
 def test_points_of_ignored_crops_are_ignored() -> None:

@@ -13,6 +13,7 @@ from medcl3d.config.loading import load, parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError
 from medcl3d.objectives.dense import point_keys
+from medcl3d.pairs import PAIRS
 from medcl3d.pairs.combinators import Product, Sum
 from medcl3d.pairs.exclude import Exclude
 from medcl3d.pairs.traits import num_points_of
@@ -113,6 +114,14 @@ def test_invalid_combinations_are_refused() -> None:
         with pytest.raises(ConfigError, match=r"only sets M, and the M of a product is 1 - P"):
             Product(parts=(OVERLAP, Choice(part)))
     Product(parts=(OVERLAP, Choice("exclude", {"inner": "overlapping_crops"})))
+    with pytest.raises(ConfigError, match="a part has an embedding queue"):
+        Product(parts=(OVERLAP, Choice("nearest_neighbours")))
+    for outer in ("exclude", "nearest_neighbours"):
+        hard = PAIRS.build(Choice(outer, {"inner": "hard_negatives"}))
+        with pytest.raises(ConfigError, match=f"put hard_negatives outside, with {outer} as its inner"):
+            _ = hard.strategies  # type: ignore[attr-defined]
+        outside = PAIRS.build(Choice("hard_negatives", {"inner": {outer: {"inner": "overlapping_crops"}}}))
+        assert outside.strategies  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"by = site: the manifest has no such column; choose from patient"):
         Exclude(inner=OVERLAP, by="site").anchors(make_collection(0, 4))
 

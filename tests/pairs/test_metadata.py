@@ -283,6 +283,19 @@ def test_a_dropped_scan_is_never_a_neighbour() -> None:
     assert 1 in drawn["ignore"] and drawn["drop"] == {2, 3, 5}
 
 
+def test_equally_similar_patients_are_drawn_at_random() -> None:
+    """Before, the first k of the table were the neighbours of all others."""
+    collection = make_collection(0, 60).with_columns(
+        {"sex": np.zeros(60), "modality": np.zeros(60, dtype=int)}
+    )
+    strategy = TabularNeighbours(columns={"sex": "equal"}, k=2)
+    rng = np.random.default_rng(0)
+    patient = collection.columns["patient"]
+    drawn = [[patient[view.scan] for view in strategy.sample(collection, 0, rng)] for _ in range(400)]
+    assert all(first == patient[0] != second for first, second in drawn)
+    assert {second for _, second in drawn} == set(patient.tolist()) - {patient[0]}
+
+
 def test_missing_labels_are_reported_or_left_out() -> None:
     collection = make_collection(0, 6).with_columns({"class": np.array([-1, 0, 0, 1, 1, -1])})
     kept = ClassLabels(group_size=1).anchors(collection)

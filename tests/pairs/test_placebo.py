@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -55,15 +55,33 @@ def test_columns_of_patients_are_permuted_among_patients() -> None:
     assert any(len(np.unique(by_scan[patient == one])) > 1 for one in np.unique(patient))
 
 
-@pytest.mark.parametrize("inner", ["same_patient", "longitudinal"])
-def test_a_placebo_of_exclude_does_not_change_the_positives_of_its_inner_strategy(inner: str) -> None:
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "same_patient",
+        "longitudinal",
+        "body_position",
+        "cycle_voxels",
+        {"tabular_neighbours": {"columns": {"age": 5}}},
+    ],
+)
+def test_a_placebo_of_exclude_does_not_change_the_positives_of_its_inner_strategy(inner: Any) -> None:
     collection = make_collection(0, 12)
-    both = PAIRS.build(Choice("exclude", {"inner": inner, "by": "patient"}))
-    with pytest.raises(ConfigError, match="no signal column"):
-        placebo(collection, both, seed=0)
+    columns = ["patient", "frame", *(["modality"] if isinstance(inner, dict) else [])]
+    for column in columns:
+        both = PAIRS.build(Choice("exclude", {"inner": inner, "by": column}))
+        with pytest.raises(ConfigError, match="no signal column"):
+            placebo(collection, both, seed=0)
     other = PAIRS.build(Choice("exclude", {"inner": inner, "by": "sex"}))
     shuffled = placebo(collection, other, seed=0)
     assert np.array_equal(shuffled.columns["patient"], collection.columns["patient"])
+
+
+def test_views_of_a_scan_have_a_placebo_of_exclude_by_patient() -> None:
+    both = PAIRS.build(Choice("exclude", {"inner": "overlapping_crops", "by": "patient"}))
+    collection = make_collection(0, 12)
+    shuffled = placebo(collection, both, seed=0)
+    assert not np.array_equal(shuffled.columns["patient"], collection.columns["patient"])
 
 
 def test_a_missing_column_is_an_error() -> None:

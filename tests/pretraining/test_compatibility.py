@@ -32,6 +32,10 @@ def test_objectives_that_read_a_queue_are_accepted(tiny_store: Path, objective: 
     [
         ({"hard_negatives": {"inner": "overlapping_crops"}}, "depends on features of crops"),
         ({"exclude": {"inner": "overlapping_crops"}}, "only negatives of crops are excluded"),
+        (
+            {"product": {"parts": ["overlapping_crops", {"exclude": {"inner": "overlapping_crops"}}]}},
+            "only negatives of crops are excluded",
+        ),
         ({"sum": {"parts": [*POINTS, "overlapping_crops"]}}, "some parts relate points and others crops"),
         ({"product": {"parts": [POINTS[1], "same_patient"]}}, "some parts relate points and others crops"),
     ],
