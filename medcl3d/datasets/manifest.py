@@ -24,7 +24,12 @@ from medcl3d.datasets.id_spelling import (
 )
 from medcl3d.datasets.missing_ids import refuse_missing_ids, replace_missing_text
 from medcl3d.datasets.scan_ids import default_ids
-from medcl3d.datasets.table_checks import refuse_ambiguous, refuse_empty, refuse_unwritable
+from medcl3d.datasets.table_checks import (
+    frames_of_several_patients,
+    refuse_ambiguous,
+    refuse_empty,
+    refuse_unwritable,
+)
 from medcl3d.io.encoding import refuse_other_encoding
 from medcl3d.io.regular_file import FETCH, is_annexed
 from medcl3d.io.walk import skipped_notes
@@ -127,6 +132,7 @@ class Manifest:
             given = table["atlas"].where(table["atlas"] != "")
             table["atlas"] = given.fillna(given.groupby(table["frame"]).transform("first")).fillna("")
         refuse_ambiguous(table, at)
+        found += frames_of_several_patients(table)
         found += [*doubtful_ids(table, at), *spelling_notes(table, at)]
         first = [c for c in KNOWN_COLUMNS if c in table]
         table = table[first + [c for c in table if c not in first]]

@@ -9,6 +9,7 @@ import pandas as pd
 
 from medcl3d.core.columns import PATH_COLUMNS
 from medcl3d.core.errors import DataError
+from medcl3d.core.notes import naming
 from medcl3d.datasets.columns import MISSING, PlaceOf
 from medcl3d.datasets.scan_ids import fault_of
 
@@ -94,3 +95,14 @@ def _refuse_changing(table: pd.DataFrame, name: str, at: PlaceOf) -> None:
         first = f"patient {patient!r} has {rows.iloc[0]!r} in {at(int(rows.index[0]), name)}"
         problem = f"{name} = {rows[other[0]]!r}: {first}"
         raise DataError(at(int(other[0]), name), problem, "correct one, or use two patient ids")
+
+
+def frames_of_several_patients(table: pd.DataFrame) -> list[str]:
+    """A note on frames that scans of several patients share, whose places in mm are then compared."""
+    patients = table.groupby("frame", sort=False)["patient"].nunique()
+    shared = patients.index[patients > 1].tolist()
+    if not shared:
+        return []
+    text = f"{len(shared)} frame{'s have' if len(shared) > 1 else ' has'} scans of several patients, so that "
+    text += "their places in mm are compared; correct the column unless they were registered to one space"
+    return [naming(text, shared)]

@@ -83,7 +83,10 @@ def read_label_names(path: Path) -> dict[int, str]:
 
 
 def label_names(path: Path, content: Any) -> dict[int, str]:
-    """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError."""
+    """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError.
+
+    A name that several classes have is followed by the class, since measures are listed by name.
+    """
     if not isinstance(content, dict):
         raise DataError(path, "the classes are not an object", CLASSES)
     names: dict[int, str] = {}
@@ -91,4 +94,8 @@ def label_names(path: Path, content: Any) -> dict[int, str]:
         if not re.fullmatch(r"\d{1,9}", value) or isinstance(name, (dict, list)):
             raise DataError(path, f"{value!r}: {name!r}: is not a class and its name", CLASSES)
         names[int(value)] = str(name)
-    return {0: "background", **names} if names else {}
+    names = {0: "background", **names} if names else {}
+    number = Counter(names.values())
+    return {
+        value: name if number[name] == 1 or not value else f"{name} {value}" for value, name in names.items()
+    }

@@ -83,6 +83,13 @@ def test_a_table_of_paths_is_read_with_a_warning(tmp_path) -> None:
     assert twins.is_unique, "default ids are unique"
 
 
+def test_a_frame_of_several_patients_is_named(tmp_path: Path) -> None:
+    head = "path,patient,frame\n"
+    assert not write(tmp_path, f"{head}a.nii,p,one\nb.nii,p,one\nc.nii,q,\n").notes
+    (note,) = write(tmp_path, f"{head}a.nii,p,one\nb.nii,q,one\nc.nii,q,two\n").notes
+    assert "1 frame has scans of several patients" in note and "one" in note
+
+
 def test_cells_are_stripped_and_empty_columns_removed(tmp_path) -> None:
     table = write(tmp_path, "scan , Patient,path,,\n a,p , a.nii.gz,,\n").table
     assert table.loc[0, ["scan", "patient", "path"]].tolist() == ["a", "p", "a.nii.gz"] and "" not in table
@@ -442,3 +449,13 @@ def test_unexpanded_paths_have_a_hint(tmp_path, path, words) -> None:
     manifest = write(tmp_path, f"path,patient\n{path},p\n")
     with pytest.raises(DataError, match=words):
         raise DataError(manifest.describe_missing(manifest.missing()))
+
+
+def test_a_name_of_two_classes_is_made_unique(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"1": "lesion", "2": "lesion", "3": "vessel"}')
+    assert write(tmp_path, "path,patient\na.nii,p\n").label_names == {
+        0: "background",
+        1: "lesion 1",
+        2: "lesion 2",
+        3: "vessel",
+    }

@@ -284,6 +284,16 @@ def test_noise_matches_no_better_than_chance(ball_store: Store) -> None:
     assert found["people/place/error_mm"] < found["people/chance_error_mm"]
 
 
+def test_the_first_scan_of_each_patient_is_matched_between_patients(ball_store: Store) -> None:
+    collection, given = ball_store.collection, context(ball_store, of_world)
+    table = collection.table.assign(patient=["p0", "p1", "p2", "p3", "p4", "p5", "p6", "p6"])
+    store = replace(ball_store, collection=replace(collection, table=table))
+    given = replace(given, store=store, split=replace(given.split, test=("p0", "p6")))
+    probe = VoxelMatching(queries=50, candidates=500, partners=1, controls=False)
+    rows = measure_dense({"p": probe}, given).rows
+    assert {(row["scan"], row["in"]) for row in rows if "class" in row} == {("scan0", "scan6")}
+
+
 def test_test_scans_without_partners_are_refused(ball_store: Store) -> None:
     with pytest.raises(DataError, match=r"no two test scans .* share a frame or have label maps"):
         VoxelMatching(partners=0).check(context(ball_store))

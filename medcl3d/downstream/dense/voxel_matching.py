@@ -135,15 +135,11 @@ class _Measuring:
         rows = [row for one in self.of_frames for row in self._match_in_frame(one, target)]
         own = grid_of(body_of(store, scan), collection.spacings[scan], self.probe.queries)
         self.of_frames.append(target.queries(own, np.zeros(len(own), dtype=int)))
-        centres = self._centres(scan)
-        if not len(centres):
+        centres, patient = self._centres(scan), collection.table["patient"].astype(str).to_numpy()
+        before = [one for one in self.of_people if self.modality[one.scan] == self.modality[scan]]
+        # One scan per patient and modality, the first: `partners` are patients.
+        if not len(centres) or any(patient[one.scan] == patient[scan] for one in before):
             return rows
-        patient = collection.table["patient"].astype(str).to_numpy()
-        before = [
-            one
-            for one in self.of_people
-            if self.modality[one.scan] == self.modality[scan] and patient[one.scan] != patient[scan]
-        ]
         for one in before[-self.probe.partners :] if self.probe.partners else ():
             rows += self._match_structures(one, target, centres)
         known = np.array(list(centres))
