@@ -31,9 +31,9 @@ class Landmarks:
     stride_mm   distance between the centres of candidate crops, over the whole body
     partners    number of other test patients of the same modality that each patient is matched with
 
-    Crops are compared by the cosine of their features, standardised on training scans. The centre of a
-    structure is its voxel nearest to the centroid. Reported along with the error: the error of the
-    corresponding point in body coordinates, without features, and the error of a random crop. Source:
+    Crops are compared by the cosine of their features, standardised on training scans of the modality. The
+    centre of a structure is its voxel nearest to the centroid. Reported along with the error: the error of
+    the corresponding point in body coordinates, without features, and the error of a random crop. Source:
     landmark matching as in SAM (Yan et al., TMI 2022), with crops instead of voxels.
     """
 
@@ -56,23 +56,27 @@ class Landmarks:
         """
         task, table = StructureAtCentre(structures=self.structures), store.collection.table
         names = task.class_names(store)
-        known = [(scan, self._grid(store, scan)) for scan in sides[0][:SCANS_TO_STANDARDISE]]
-        scale = standardiser(
-            features_of([example for scan, voxels in known for example in _examples(scan, voxels, size)])
-        )
+        patient, modality = (table[name].astype(str).to_numpy() for name in ("patient", "modality"))
+        labelled = [scan for scan in sides[1] if store.has_label(scan)]
+        tested = _first_of_each(labelled, patient, modality)
+        scales = {}
+        for name in dict.fromkeys(modality[tested].tolist()):
+            known = [scan for scan in sides[0] if modality[scan] == name][:SCANS_TO_STANDARDISE]
+            if not known:
+                problem = f"no training scan has the modality {name!r} of test scans"
+                raise DataError("landmarks", problem, "set data.modalities", field="landmarks")
+            examples = [one for scan in known for one in _examples(scan, self._grid(store, scan), size)]
+            scales[name] = standardiser(features_of(examples))
 
         def embed(scan: int, voxels: np.ndarray) -> np.ndarray:
+            scale = scales[modality[scan]]
             return directions(scale.transform(features_of(_examples(scan, voxels, size))))
 
-        labelled = [scan for scan in sides[1] if store.has_label(scan)]
-        tested = _first_of_each(
-            labelled, table["patient"].astype(str).to_numpy(), table["modality"].astype(str).to_numpy()
-        )
         centres = {scan: voxels for scan in tested if (voxels := _centres(task, store, scan))}
         grids = {scan: self._grid(store, scan) for scan in centres}
         candidates = {scan: embed(scan, grids[scan]) for scan in centres}
         cases: list[dict[str, Any]] = []
-        for scan, other in self._pairs(list(centres), table["modality"].to_numpy()):
+        for scan, other in self._pairs(list(centres), modality):
             both = [structure for structure in centres[scan] if structure in centres[other]]
             if not both:
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,21 @@ def test_errors_are_in_mm_from_the_centre_of_the_structure(ball_store: Store) ->
 def test_structures_in_only_one_patient_are_refused(ball_store: Store) -> None:
     with pytest.raises(DataError, match=r"no structure of .* is in two test patients of one modality"):
         Landmarks().measure(ball_features(ball_store), ball_store, (TRAIN, [6]), SIZE, 0)
+
+
+def test_features_are_standardised_on_scans_of_the_modality(ball_store: Store) -> None:
+    collection, seen = ball_store.collection, list[int]()
+    table = collection.table.assign(modality=["CT", "MR", "MR", "MR", "CT", "MR", "CT", "CT"])
+    store = dataclasses.replace(ball_store, collection=dataclasses.replace(collection, table=table))
+
+    def features_of(examples: Sequence[Example]) -> np.ndarray:
+        seen.extend(example.scan for example in examples)
+        return ball_features(store)(examples)
+
+    Landmarks(structures=2, stride_mm=2).measure(features_of, store, (TRAIN, TEST), SIZE, 0)
+    assert set(seen) == {4, *TEST}, "no MR scan is read"
+    with pytest.raises(DataError, match="no training scan has the modality 'CT' of test scans"):
+        Landmarks(structures=2, stride_mm=2).measure(features_of, store, ([1, 2], TEST), SIZE, 0)
 
 
 def test_a_patient_is_used_once_per_modality() -> None:
