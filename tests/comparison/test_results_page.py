@@ -287,6 +287,24 @@ def test_the_maps_of_a_voxel(tmp_path: Path) -> None:
     assert len(intervals) == 2 and all(f"| encoder and decoder | {one} |" in report for one in intervals)
 
 
+def test_the_screening_of_the_brain_is_rebuilt_from_its_archives(tmp_path: Path) -> None:
+    section = "Brain: which pairs help to label its voxels? The screening"
+    probe = [f"voxel_probe/{name}dice" for name in ("", "1/", "4/", "knn/")]
+    text = (DOCS / "results/index.md").read_text(encoding="utf-8").split(section)[1]
+    for name, first in (("ixi40_screen", "arm"), ("ixi40_search", "searched arm")):
+        rows = from_archive(name, tmp_path / name).set_index("arm")
+        table = cells_of("results/index.md", section, first)
+        assert set(table) == set(rows.index) and len(set(rows["seed"])) == 1
+        for arm, cells in table.items():
+            measured = rows.loc[arm, [*probe, "label_propagation/near/accuracy"]].tolist()
+            assert figures(" ".join(cells)) == pytest.approx(measured, abs=6e-4)
+    untrained = (
+        pd.read_csv(tmp_path / "ixi40_screen" / "evaluate" / "results.csv").set_index("arm").loc["untrained"]
+    )
+    alone, both = (untrained[f"voxel_probe/{source}/dice"] for source in ("place", "intensity_place"))
+    assert f"position alone has a Dice of {alone:.3f}, intensity and position together {both:.3f}" in text
+
+
 def script(name: str) -> ModuleType:
     """A script of docs/results as a module."""
     spec = importlib.util.spec_from_file_location(name, DOCS / "results" / f"{name}.py")
