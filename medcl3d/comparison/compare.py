@@ -55,9 +55,9 @@ from medcl3d.comparison.report.hparams import write_hparams
 from medcl3d.comparison.report.markdown import markdown
 from medcl3d.comparison.report.overview import write_overview
 from medcl3d.comparison.report.report import write_report
-from medcl3d.comparison.run.archive import SUFFIX, UNPACKED, is_archive, pack, restore, unpack
+from medcl3d.comparison.run.archive import SUFFIX, is_archive, pack, restore, unpack
 from medcl3d.comparison.run.execute import Launcher, Outcome, execute
-from medcl3d.comparison.run.finished_runs import kept_and_waiting, measured_before
+from medcl3d.comparison.run.finished_runs import UNPACKED, kept_and_waiting, measured_before
 from medcl3d.comparison.run.local import LocalLauncher
 from medcl3d.comparison.run.lock import exclusive_start
 from medcl3d.comparison.run.signals import stopped_by_signals

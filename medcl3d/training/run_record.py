@@ -37,6 +37,8 @@ SCRATCH_FREE_FIELDS = ("transfer", "step")
 """Fields that describe the weights to start from, without an effect on a run from scratch."""
 START_HASH = "start_sha256"
 """The entry of provenance.json with the hash of the weights of `init`, or of a module from Python."""
+EARLIER = "earlier"
+"""The entry of provenance.json with other environments in which a part of the run was trained."""
 PRECISION = ("train.precision", "precision")
 """The field of training and that of an evaluation."""
 PACKAGES = ("medcl3d", "torch", "monai", "torchio", "nibabel", "numpy", "scipy", "scikit-image", "pydantic")
@@ -66,10 +68,21 @@ def open_record(
             _require_precision(path, before, provenance)
     write_text(file, yaml.safe_dump(dict(config), sort_keys=False))
     if not finished:
-        content = {**provenance, **versions(), "command": sys.argv}
+        now = versions()
+        content = {**provenance, **now, "command": sys.argv}
         content |= {"extended": extended} if extended else {}
+        content |= {EARLIER: earlier} if (earlier := _earlier(path, before, now)) else {}
         write_text(path / "provenance.json", json.dumps(content, indent=1) + "\n")
     return finished
+
+
+def _earlier(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The environments in which checkpoints of a run were trained, as far as they differ from the one now."""
+    found = list(before.get(EARLIER, ()))
+    then = {key: before[key] for key in now if key in before}
+    if then != now and then not in found and any((path / "checkpoints").glob("*.pt")):
+        found.append(then)
+    return found
 
 
 def _extensions(

@@ -88,6 +88,25 @@ def test_an_archive_records_that_results_were_set_aside(comparison: Callable[...
     assert len(list(Path("runs").rglob("seed_0_of_5_steps/results.json"))) == len(aside) == 6
 
 
+def test_measurements_of_a_shorter_pretraining_are_left_out(comparison: Callable[..., Path]) -> None:
+    """Also of runs that a relative path names, as in the documented commands."""
+    compare(comparison(replicates=2), pack_to=Path("rows.jsonl.xz"))
+    longer = comparison(replicates=2, pretrain={"train.steps": 9})
+    for place in (Path("runs"), Path("runs").resolve(), Path("rows.jsonl.xz")):
+        compare(longer, ["out_dir=elsewhere"], from_runs=[place])
+        rows = pd.read_csv("elsewhere/results.csv")
+        assert set(rows["arm"]) == {"scratch"}, place
+        assert "has fewer steps than planned" in Path("elsewhere/results.md").read_text()
+        shutil.rmtree("elsewhere")
+
+
+def test_the_folder_of_a_report_from_an_archive_is_read_too(comparison: Callable[..., Path]) -> None:
+    path = comparison(replicates=2)
+    compare(path, pack_to=Path("rows.jsonl.xz"))
+    compare(path, from_runs=[Path("rows.jsonl.xz")])
+    compare(path, from_runs=[Path("runs")])  # which has unpacked/ now
+
+
 def test_archives_of_one_name_are_read_together(comparison: Callable[..., Path]) -> None:
     path = comparison(replicates=2)
     compare(path)

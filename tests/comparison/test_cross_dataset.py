@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -65,6 +66,26 @@ def test_a_data_set_counts_by_its_complete_replicates_at_its_endpoint(others: li
         {arm: 0.1 + gain + 0.08 + 0.01 for arm, gain in GAINS.items()}
     )
     assert endpoints(config_of("none")) is None
+
+
+@pytest.mark.parametrize("values", [["2", "8"], [2, "all"], ["null", 8.5]])
+def test_text_of_a_table_is_read_as_it_was_written(
+    values: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(config_of("set"), vary={"num_labelled": values}, endpoint={})
+    config = replace(config, arms={"1": Arm(), "None": Arm()}, reference="1")
+    table = table_of(0.1)
+    table = table[table["arm"] != "b"].replace({"arm": {"scratch": "1", "a": "None"}})
+    table["num_labelled"] = [dict(zip((2, 8), values, strict=True))[one] for one in table["num_labelled"]]
+    config.report_dir.mkdir(parents=True)
+    table.to_csv(config.report_dir / "results.csv", index=False)
+    found = analyse(table, config)
+    assert found is not None
+    expected = {name: sum(values) / len(values) for name, values in found.values.items()}
+    assert endpoints(config) == pytest.approx(expected)
+    (config.report_dir / "results.csv").write_text("\n")
+    assert endpoints(config) is None, "a comparison without a finished run"
 
 
 def test_five_sets_are_ranked_and_four_are_not(others: list[Path]) -> None:

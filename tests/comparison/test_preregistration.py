@@ -111,6 +111,24 @@ def test_results_of_an_earlier_plan_count_as_seen(config: CompareConfig) -> None
     assert not found.kept and "was changed when 3 measurements were finished" in found.note
 
 
+def test_results_that_were_reported_and_deleted_count_as_seen(config: CompareConfig) -> None:
+    preregister(config, 0, 0)
+    config.report_dir.mkdir(parents=True, exist_ok=True)
+    (config.report_dir / "results.csv").write_text("arm,seed,dice\nscratch,0,0.5\nscratch,1,0.6\n")
+    changed = replace(config, metric="hd95_mm")
+    preregister(changed, 0, 0)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
+    assert [row["finished"] for row in rows] == [0, 2]
+    assert not check_preregistration(changed, rows, MEASURED).kept
+
+
+def test_folds_are_declared(config: CompareConfig) -> None:
+    preregister(config, 0, 0)
+    rows = preregistrations(config.report_dir / PREREGISTRATION)
+    found = check_preregistration(replace(config, folds=3), rows, MEASURED)
+    assert not found.kept and "folds" in found.note
+
+
 def test_a_change_before_any_result_is_allowed(config: CompareConfig) -> None:
     preregister(replace(config, metric="hd95_mm"), 0, 0)
     preregister(config, 0, 0)

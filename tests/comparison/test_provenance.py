@@ -109,6 +109,15 @@ def test_allowed_differences_are_noted(finished: Finished) -> None:
     ]
 
 
+def test_environments_before_a_resume_count_too(finished: Finished) -> None:
+    """Before, the record of the first part of a run was lost when it resumed."""
+    runs = [finished("one", earlier=[{**MADE, "device": "two", "dirty": True}]), finished("two")]
+    assert check_provenance(runs) == [
+        "The runs used 2 different devices; see each run's provenance.json.",
+        "1 of 2 runs used a checkout with uncommitted changes.",
+    ]
+
+
 def test_arms_of_one_replicate_in_different_precisions_are_noted(finished: Finished) -> None:
     """As after a comparison was continued on a device without bfloat16."""
     runs = [finished("one", precision="bfloat16"), finished("two", precision="float32")]

@@ -14,6 +14,7 @@ from medcl3d.config.loading import parse
 from medcl3d.config.plain import plain
 from medcl3d.core.errors import ConfigError, DataError, MachineError
 from medcl3d.io.atomic import append_line
+from medcl3d.training import run_record
 from medcl3d.training.options import FitOptions
 from medcl3d.training.run_folder import metrics_row, read_status, run_folder
 
@@ -295,3 +296,16 @@ def test_rows_that_are_not_objects_or_not_text_are_removed(tmp_path: Path) -> No
     with run_folder(tmp_path, CONFIG, {"data": "a"}) as run:
         run.remove_rows_after(2)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_environment_of_the_first_part_of_a_run_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, commit in enumerate("aabc"):
+        monkeypatch.setattr(run_record, "versions", lambda commit=commit: {"commit": commit, "device": "cpu"})
+        with run_folder(tmp_path, CONFIG, {"data": "a"}):
+            (tmp_path / "checkpoints").mkdir(exist_ok=True)
+            (tmp_path / "checkpoints" / f"{number}.pt").touch()
+    found = json.loads((tmp_path / "provenance.json").read_text())
+    assert found["commit"] == "c"
+    assert found["earlier"] == [{"commit": name, "device": "cpu"} for name in "ab"]

@@ -140,18 +140,26 @@ def data_of(config: CompareConfig) -> set[str]:
 def endpoints(config: CompareConfig) -> dict[str, float] | None:
     """Arm -> mean at the endpoint over the complete replicates of results.csv; None without any."""
     file = config.report_dir / "results.csv"
-    if not file.is_file():
+    if not file.is_file() or not file.read_bytes().strip():
         return None
-    table = pd.read_csv(file)
+    # As text, since names of arms and values of cells may look like numbers, or like missing ones.
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = table.assign(seed=table["seed"].astype(int), **{config.metric: _numbers(table[config.metric])})
     seeds = complete_replicates(table, config)
     if not seeds:
         return None
-    primary = endpoint_cells(config)
+    primary = [
+        {key: "" if value is None else str(value) for key, value in cell} for cell in endpoint_cells(config)
+    ]
     rows = [
         row
         for row in table[table["seed"].isin(seeds)].to_dict("records")
-        if any(all(row[key] == value for key, value in cell) for cell in primary)
+        if any(all(row[key] == text for key, text in cell.items()) for cell in primary)
     ]
     return {
         arm: float(np.mean([row[config.metric] for row in rows if row["arm"] == arm])) for arm in config.arms
     }
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column.where(column != ""), errors="raise").astype(float)

@@ -14,6 +14,7 @@ from medcl3d.distributed.collectives import device_of_rank
 from medcl3d.distributed.precision import precision_used
 from medcl3d.io.json_file import read_record
 from medcl3d.store.fingerprints import hashed_parts
+from medcl3d.training.run_record import EARLIER
 
 RECORDED = {
     "versions": "package versions",
@@ -55,8 +56,11 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
         if more := sorted(set[str].union(*sets) - set[str].intersection(*sets)):
             found_by = f"Some runs of {command} found columns in {root} that others did not find"
             notes.append(f"{found_by}, and did not use: {', '.join(more)}.")
+    # A run that was resumed elsewhere has several environments.
+    environments = [[one, *one.get(EARLIER, ())] for one in found]
+    every = [one for of_run in environments for one in of_run]
     for key, words in RECORDED.items():
-        kinds = {json.dumps(provenance[key], sort_keys=True) for provenance in found if key in provenance}
+        kinds = {json.dumps(one[key], sort_keys=True) for one in every if key in one}
         if len(kinds) > 1:
             notes.append(f"The runs used {len(kinds)} different {words}; see each run's provenance.json.")
     notes += _mixed_precisions(done, found)
@@ -67,7 +71,7 @@ def check_provenance(runs: Sequence[Run]) -> list[str]:
             f"Finished runs were continued (train.steps {changes}): their first steps followed the learning "
             "rates of the shorter run."
         )
-    if dirty := sum(bool(provenance.get("dirty")) for provenance in found):
+    if dirty := sum(any(one.get("dirty") for one in of_run) for of_run in environments):
         notes.append(f"{dirty} of {len(found)} runs used a checkout with uncommitted changes.")
     return notes
 

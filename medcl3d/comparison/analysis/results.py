@@ -16,7 +16,7 @@ from medcl3d.comparison.analysis.case_values import CaseValues, Key, by_patient,
 from medcl3d.comparison.plan.cells import cells
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import COMMANDS, COMPARED, Run
-from medcl3d.comparison.run.finished_runs import finished
+from medcl3d.comparison.run.finished_runs import UNPACKED, finished
 from medcl3d.config.plain import differences
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.few_cases import few_cases_over_runs
@@ -159,7 +159,14 @@ def moved(runs: Sequence[Run], config: CompareConfig, roots: Sequence[Path]) -> 
 
     Missing runs are left out. DataError if two folders hold the same run, or if no run is found.
     """
-    folders = sorted({file.parent for root in roots for file in root.rglob("config.yaml")})
+    folders = sorted(
+        {
+            file.parent
+            for root in roots
+            for file in root.rglob("config.yaml")
+            if UNPACKED not in file.relative_to(root).parts  # archives that were read before
+        }
+    )
     found: list[Run] = []
     for run in runs:
         inside = run.folder.relative_to(config.out_dir).parts

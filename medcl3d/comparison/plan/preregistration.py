@@ -53,6 +53,7 @@ def tested_fields(config: CompareConfig) -> dict[str, Any]:
         "stage": config.stage,
         "first_seed": config.first_seed,
         "replicates": config.replicates,
+        **({"folds": config.folds} if config.folds else {}),
     }
 
 
@@ -67,7 +68,8 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
     finished, complete  number of finished measurements and of complete replicates now: results that may have
                         been seen
 
-    Measurements of an earlier plan in the same folder count as finished: they may have been seen too.
+    Measurements of an earlier plan in the same folder count as finished, and so do those of its last report
+    that were deleted: they may have been seen too.
     """
     path, what = config.report_dir / PREREGISTRATION, tested_fields(config)
     before = preregistrations(path)
@@ -75,7 +77,9 @@ def preregister(config: CompareConfig, finished: int, complete: int) -> None:
         return
     now = time.strftime(TIME)
     measured = config.out_dir / config.measured_by[0]
-    finished = max(finished, sum(1 for _ in measured.rglob("results.json")))
+    rows = config.report_dir / "results.csv"
+    reported = rows.read_bytes().count(b"\n") - 1 if rows.is_file() else 0
+    finished = max(finished, reported, sum(1 for _ in measured.rglob("results.json")))
     row = {"time": now, "finished": finished, "complete": complete, "what": what}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, "".join(json.dumps(one) + "\n" for one in [*before, row]))

@@ -18,6 +18,7 @@ from medcl3d.comparison.report.gallery import first_runs
 from medcl3d.comparison.run.launch import command_of
 from medcl3d.config.plain import plain
 from medcl3d.io.json_file import read_record
+from medcl3d.training.run_record import EARLIER, START_HASH
 
 NAMES = {
     "commit": "commit of medcl3d",
@@ -26,10 +27,10 @@ NAMES = {
     "data": "hash of the scans",
 }
 """Key of provenance.json -> its name in a report, in this order; other keys follow under their own names."""
-LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split")
-"""Keys that differ from run to run or are shown with the commit, and hashes that stay in run folders: the
-hash of a short column, as the sex of ten patients, could be inverted by trying all values. Their equality is
-checked before the report."""
+LEFT_OUT = ("kind", "command", "dirty", "body", "manifest", "split", START_HASH, EARLIER)
+"""Keys that differ from run to run or are shown with the commit, environments before a resume, and hashes
+that stay in run folders: the hash of a short column, as the sex of ten patients, could be inverted by trying
+all values. Their equality is checked before the report."""
 UNKNOWN = "not recorded"
 
 

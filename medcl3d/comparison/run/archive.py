@@ -15,7 +15,7 @@ import yaml
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.preregistration import PREREGISTRATION, declarations_of, file_beside
 from medcl3d.comparison.plan.runs import Run
-from medcl3d.comparison.run.finished_runs import finished, is_done, measured_before
+from medcl3d.comparison.run.finished_runs import UNPACKED, finished, is_done, measured_before
 from medcl3d.comparison.run.launch import COST
 from medcl3d.core.errors import DataError
 from medcl3d.downstream.results import INIT
@@ -25,7 +25,6 @@ from medcl3d.pretraining.embedding_export import SCORES
 from medcl3d.pretraining.pair_audit import PAIR_AUDIT
 
 SUFFIX = ".jsonl.xz"
-UNPACKED = "unpacked"  # folder of a comparison for the content of archives
 RESULTS, PROVENANCE, METRICS, STATUS = "results.json", "provenance.json", "metrics.jsonl", "status.json"
 FILES = ("config.yaml", STATUS, RESULTS, PROVENANCE, METRICS, COST, SCORES, PAIR_AUDIT, INIT)
 OF_THE_MACHINE = {PROVENANCE: ("command",), STATUS: ("host", "pid")}  # entries that do not stay
@@ -40,9 +39,9 @@ def is_archive(path: Path) -> bool:
 def pack(runs: Sequence[Run], config: CompareConfig, path: Path) -> int:
     """Write the finished runs to `path`, atomically, and return their number.
 
-    Of each run the configuration, all metrics, the declared metrics of each case, the loss of each logged
-    step, provenance and cost; no weights, pictures, features, or names and paths of this machine. Of results
-    that were set aside, only that they existed.
+    Of each run the configuration, all metrics, the declared metrics of each case, the loss and the online
+    probe of each logged step, provenance and cost; no weights, pictures, features, or names and paths of this
+    machine. Of results that were set aside, only that they existed.
     """
     lines = []
     for run in finished(runs):
@@ -95,7 +94,11 @@ def restore(path: Path, runs: Sequence[Run], config: CompareConfig) -> int:
     unpacked = unpack(path, config.out_dir / UNPACKED / path.name)
     packed = {run.folder: unpacked / run.folder.relative_to(config.out_dir) for run in runs}
     restored = {folder: place for folder, place in packed.items() if (place / "config.yaml").is_file()}
-    again = {run.needs for run in runs if run.folder not in restored and not is_done(run)} - {None}
+    again = {
+        run.needs
+        for run in runs
+        if not is_done(run) and (run.folder not in restored or (run.folder / "config.yaml").exists())
+    } - {None}
     number = 0
     for run in runs:
         folder, place = run.folder, restored.get(run.folder)
@@ -142,7 +145,10 @@ def _kept(name: str, text: str, config: CompareConfig) -> str:
         )
     if name == METRICS:
         rows = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-        kept = [{key: row[key] for key in ("step", "loss") if key in row} for row in rows]
+        kept = [
+            {key: value for key, value in row.items() if key in ("step", "loss") or key.startswith("probe")}
+            for row in rows
+        ]
         return "".join(json.dumps(row) + "\n" for row in kept)
     return text
 

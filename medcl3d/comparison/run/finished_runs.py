@@ -19,6 +19,8 @@ from medcl3d.training.run_record import is_extension, other_fields, with_default
 
 FORMER = "_of_"
 """Between the name of a run folder and what its former content was measured from."""
+UNPACKED = "unpacked"
+"""Folder of a comparison for the content of archives."""
 
 
 def is_done(run: Run) -> bool:
@@ -93,11 +95,13 @@ def finished(runs: Sequence[Run]) -> list[Run]:
     """The runs that are done, except measurements of a pretraining that is to be continued."""
     done = {run.folder: run for run in runs if is_done(run)}
     unfinished = {
-        run.folder
+        run.folder.resolve()  # as in `needs` of moved runs
         for run in runs
         if not run.measures and run.folder not in done and (run.folder / "config.yaml").is_file()
     }
-    return [run for run in done.values() if run.needs not in unfinished]
+    if not unfinished:
+        return list(done.values())
+    return [run for run in done.values() if run.needs is None or run.needs.resolve() not in unfinished]
 
 
 def set_aside(run: Run) -> None:
