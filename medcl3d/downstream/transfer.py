@@ -97,7 +97,8 @@ def load_weights(
             f"this network has {channels}: {', '.join(adapted)} repeated{times} and divided by "
             f"{channels // known}"
         )
-    return Transferred(sidecar, (*notes, *unverified), checksum(weights))
+    # Sorted, since a file of weights is read in any order.
+    return Transferred(sidecar, (*notes, *unverified), checksum(dict(sorted(weights.items()))))
 
 
 def start_of(network: Network, transferred: Transferred | None) -> str | None:

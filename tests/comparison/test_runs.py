@@ -184,7 +184,7 @@ def test_the_pages_name_existing_fields():
 
 
 def test_measured_steps_are_kept_by_the_pretrainings():
-    path = Path(__file__).parents[2] / "configs" / "compare" / "study" / "ixi40_screen.yaml"
+    path = Path(__file__).parents[2] / "configs" / "compare" / "study" / "sensitivity_steps.yaml"
     _, runs = expand(path, "vary.step=[200, 600]", "replicates=1")
     measured = [run for run in runs if run.measures]
     assert {run.planned["step"] for run in measured} == {200, 600}

@@ -97,7 +97,7 @@ def test_retrieval_without_queries_is_refused_before_training(
 def test_replaced_weights_at_the_same_path_are_noticed(ball_root: Path, tmp_path: Path) -> None:
     for number in range(2):
         torch.manual_seed(number)
-        network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 1)
+        network = build_network(Choice("unet3d", {"channels": (4, 8), "strides": (1, 2)}), 1, decoder=False)
         with run_folder(tmp_path / f"pre_{number}", {}, {}) as folder:
             facts = {"schema": 1, "architecture": ENCODER, "in_channels": 1, "decoder": False}
             folder.weights("encoder", network, {**facts, "pretraining_patients": []})

@@ -25,7 +25,7 @@ from medcl3d.objectives.contrast import contrast
 from medcl3d.objectives.relating import EmbeddingQueue, Relating
 from medcl3d.pairs import PAIRS, link
 from medcl3d.pairs.augmented_views import AugmentedViews
-from medcl3d.pairs.combinators import Product, Sum
+from medcl3d.pairs.combinators import Sum
 from medcl3d.pairs.hard_negatives import HardNegatives
 from medcl3d.pairs.nearest_neighbours import NearestNeighbours
 from medcl3d.pretraining.config import PretrainConfig
@@ -273,7 +273,8 @@ LINKING: list[Any] = [
             Choice("hard_negatives", {"inner": VIEWS}),
         )
     ),
-    Product(parts=(VIEWS, Choice("nearest_neighbours", {"inner": VIEWS}))),
+    # A product that links by itself would have a queue, or weighted negatives, which it refuses.
+    NearestNeighbours(k=2, inner=Choice("product", {"parts": (VIEWS, VIEWS)})),
 ]
 
 
