@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,7 @@ def read_label_names(path: Path) -> dict[int, str]:
 
 
 def label_names(path: Path, content: Any) -> dict[int, str]:
-    """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError.
-
-    A name that several classes have is followed by the class, since measures are listed by name.
-    """
+    """Class -> name from the content of a JSON file; 0 is background unless the file names it. DataError."""
     if not isinstance(content, dict):
         raise DataError(path, "the classes are not an object", CLASSES)
     names: dict[int, str] = {}
@@ -94,7 +92,11 @@ def label_names(path: Path, content: Any) -> dict[int, str]:
         if not re.fullmatch(r"\d{1,9}", value) or isinstance(name, (dict, list)):
             raise DataError(path, f"{value!r}: {name!r}: is not a class and its name", CLASSES)
         names[int(value)] = str(name)
-    names = {0: "background", **names} if names else {}
+    return unique_names({0: "background", **names}) if names else {}
+
+
+def unique_names(names: Mapping[int, str]) -> dict[int, str]:
+    """Class -> name. Names of several classes get their number, since measures are listed by name."""
     number = Counter(names.values())
     return {
         value: name if number[name] == 1 or not value else f"{name} {value}" for value, name in names.items()

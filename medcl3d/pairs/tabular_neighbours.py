@@ -128,7 +128,8 @@ class TabularNeighbours:
     ) -> tuple[Int[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
         """Attracting scans ``Int[n]`` of the k most similar patients, in the modality, and similarities.
 
-        rng  draws among equally similar patients beyond k; without it, the first of the table are taken
+        rng  draws among equally similar patients at the limit of k; None: the first of the table
+
         Scans with equal values are compared once, so the time grows with the number of different values.
         """
         group, members, first = collection.groups("modality", *self.columns)

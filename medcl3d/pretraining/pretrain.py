@@ -79,7 +79,7 @@ def run_pretraining(parts: Pretraining, probe: ProbedCrops | None, device: torch
     config, learner, train = parts.config, parts.learner, parts.config.train
     start, encoder = None, learner.network.encoder
     if isinstance(encoder, ModuleEncoder) and encoder.from_python:
-        # Its class and shapes, not its values: a script that constructs it again without a seed may resume.
+        # Shapes, not values: a script that constructs the module again, without a seed, may resume.
         start = checksum({name: tuple(one.shape) for name, one in encoder.state_dict().items()})
     with run_of(config, config.out_dir, parts.store, "pretrain", train.precision, device, start) as run:
         if run is None:

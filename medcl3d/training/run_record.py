@@ -106,9 +106,9 @@ def _require_start(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]
     """ConfigError if a run started from other weights than it would start from now."""
     then, here = before.get(START_HASH), now.get(START_HASH)
     if then is not None and here is not None and then != here:
-        problem = "this run started from other weights: those of init, or of the module from Python, changed"
-        remedy = "set another out_dir, remove the folder to start again, or, if a module is constructed with "
-        remedy += "random weights, call torch.manual_seed before"
+        problem = "this run started from other weights of init, or from another module from Python"
+        remedy = "set another out_dir, or remove the folder to start again; to measure a module with random "
+        remedy += "weights twice, call torch.manual_seed before it is constructed"
         raise ConfigError(problem=problem, remedy=remedy, place=path)
 
 

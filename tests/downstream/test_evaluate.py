@@ -108,7 +108,7 @@ def test_replaced_weights_at_the_same_path_are_noticed(ball_root: Path, tmp_path
     assert run(tmp_path, fields) == found
     for name in ("encoder.safetensors", "encoder.json"):
         shutil.copy(tmp_path / "pre_1" / name, pretraining / name)
-    with pytest.raises(ConfigError, match="started from other weights: those of init"):
+    with pytest.raises(ConfigError, match="started from other weights of init"):
         run(tmp_path, fields)
 
 

@@ -273,7 +273,7 @@ LINKING: list[Any] = [
             Choice("hard_negatives", {"inner": VIEWS}),
         )
     ),
-    # A product that links by itself would have a queue, or weighted negatives, which it refuses.
+    # A product refuses both strategies of crops that link.
     NearestNeighbours(k=2, inner=Choice("product", {"parts": (VIEWS, VIEWS)})),
 ]
 

@@ -162,4 +162,4 @@ def endpoints(config: CompareConfig) -> dict[str, float] | None:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column.where(column != ""), errors="raise").astype(float)
+    return pd.to_numeric(column.where(column != "")).astype(float)

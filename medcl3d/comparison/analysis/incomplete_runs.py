@@ -10,7 +10,7 @@ from pathlib import Path
 from medcl3d.comparison.plan.config import CompareConfig
 from medcl3d.comparison.plan.runs import Run, plan
 from medcl3d.comparison.run.execute import last_line
-from medcl3d.comparison.run.finished_runs import is_done
+from medcl3d.comparison.run.finished_runs import begun_pretrainings
 from medcl3d.comparison.run.launch import LOG
 from medcl3d.comparison.run.lock import is_locked
 from medcl3d.io.json_file import read_record
@@ -32,12 +32,8 @@ def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[Incomple
 
     A deleted pretraining is left out if no incomplete run needs it.
     """
-    shorter = {
-        run.folder.resolve()  # as in `needs` of moved runs
-        for run in runs
-        if not run.measures and (run.folder / "config.yaml").is_file() and not is_done(run)
-    }
-    waiting = [one for run in runs if (one := _state(run, shorter)) is not None]
+    begun = begun_pretrainings(runs)
+    waiting = [one for run in runs if (one := _state(run, begun)) is not None]
     needed = {one.run.needs.resolve() for one in waiting if one.run.needs is not None}
     found = [
         one
@@ -51,15 +47,15 @@ def incomplete_runs(runs: Sequence[Run], config: CompareConfig) -> list[Incomple
     return sorted(found, key=lambda one: ORDER.index(one.state))
 
 
-def _state(run: Run, shorter: Collection[Path]) -> IncompleteRun | None:
+def _state(run: Run, begun: Collection[Path]) -> IncompleteRun | None:
     status, log = read_record(run.folder / "status.json"), run.folder / LOG
     state, reason = status.get("state"), status.get("reason")
     if state == "done":
         pretraining = run.needs if run.measures else run.folder
-        if pretraining is None or pretraining.resolve() not in shorter:
+        if pretraining is None or pretraining.resolve() not in begun:
             return None
         which = "its pretraining" if run.measures else "it"
-        reason = f"{which} has fewer steps than planned; the same command continues it"
+        reason = f"{which} does not have all planned steps; the same command continues it"
         return IncompleteRun(run, "not started", reason)
     if state == "stopped":
         return IncompleteRun(run, "stopped", f"at step {status.get('step', 0)}; the same command resumes it")

@@ -94,14 +94,20 @@ def is_extended(pretraining: Path) -> bool:
 def finished(runs: Sequence[Run]) -> list[Run]:
     """The runs that are done, except measurements of a pretraining that is to be continued."""
     done = {run.folder: run for run in runs if is_done(run)}
-    unfinished = {
-        run.folder.resolve()  # as in `needs` of moved runs
+    begun = begun_pretrainings([run for run in runs if run.folder not in done])
+    return [run for run in done.values() if run.needs is None or run.needs.resolve() not in begun]
+
+
+def begun_pretrainings(runs: Sequence[Run]) -> set[Path]:
+    """The folders of pretrainings that have begun and are not done, or have fewer steps than planned.
+
+    Resolved, as in `needs` of moved runs.
+    """
+    return {
+        run.folder.resolve()
         for run in runs
-        if not run.measures and run.folder not in done and (run.folder / "config.yaml").is_file()
+        if not run.measures and (run.folder / "config.yaml").is_file() and not is_done(run)
     }
-    if not unfinished:
-        return list(done.values())
-    return [run for run in done.values() if run.needs is None or run.needs.resolve() not in unfinished]
 
 
 def set_aside(run: Run) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from medcl3d.core.errors import DataError
 from medcl3d.datasets.manifest import NO_PATIENTS, Manifest
 from medcl3d.datasets.sources import SOURCES
-from medcl3d.io.json_file import read_json
+from medcl3d.io.json_file import read_json, unique_names
 from medcl3d.io.walk import VOLUMES, files_under
 
 LAYOUT = (
@@ -162,9 +161,7 @@ def _class_names(values: dict[str, tuple[int, ...]]) -> dict[int, str]:
     names = {0: "background"} | {of[0]: name for name, of in values.items() if len(of) == 1}
     unnamed = {value for of in values.values() for value in of} - set(names)
     regions = {v: "+".join(name for name, of in values.items() if v in of) for v in unnamed}
-    counts = Counter([*names.values(), *regions.values()])
-    names |= {v: name if counts[name] == 1 else f"{name} {v}" for v, name in regions.items()}
-    return dict(sorted(names.items()))
+    return dict(sorted(unique_names(names | regions).items()))
 
 
 def _label_notes(content: dict[str, Any], values: dict[str, tuple[int, ...]]) -> list[str]:

@@ -30,7 +30,8 @@ class VoxelMatching:
     queries     number of voxels per scan that are matched in scans of the same frame, on a regular grid
     candidates  number of voxels per scan among which the match is searched, on a regular grid in the body;
                 the best one is refined among all voxels within half a step of the grid
-    partners    number of other test patients of the same modality that each patient is matched with
+    partners    number of other test patients of the same modality that each patient is matched with, by the
+                first scan of each that has a label map
     structures  number of structures whose centres are matched between patients: the largest in the label maps
                 of the training patients
     controls    report features without a network too: `place`, `intensity`, `intensity_place`
@@ -137,7 +138,6 @@ class _Measuring:
         self.of_frames.append(target.queries(own, np.zeros(len(own), dtype=int)))
         centres, patient = self._centres(scan), collection.table["patient"].astype(str).to_numpy()
         before = [one for one in self.of_people if self.modality[one.scan] == self.modality[scan]]
-        # One scan per patient and modality, the first: `partners` are patients.
         if not len(centres) or any(patient[one.scan] == patient[scan] for one in before):
             return rows
         for one in before[-self.probe.partners :] if self.probe.partners else ():
